@@ -1,0 +1,1 @@
+"""All that AWS Lambda runs."""

@@ -1,0 +1,1 @@
+"""The contract, pure: numpy and the standard library."""

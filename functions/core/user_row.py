@@ -1,0 +1,162 @@
+"""The user row: everything known of one user, in one DynamoDB item of at most 2 KB.
+
+The row holds the recurrent state, the user vector, a ring of the last events (to recognise a redelivery and
+to rebuild the state under another encoder), recent impressions (frequency caps) and, for each shard, the
+sequence number up to which its records are in this row.
+"""
+
+import hashlib
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from functions.core.errors import CorruptRow
+
+RING = 64
+SEEN = 12
+MARKS = 2  # the shard that a user is on now and the one before; parents are drained before children
+MAX_BYTES = 2048
+MAX_SEQUENCE = 10**129 - 1  # Kinesis: up to 129 digits
+
+_ENTRY = struct.Struct(">5s6sIB")  # event-id hash, item key, seconds, kind · 16 + value bucket
+_SEEN = struct.Struct(">6sI")
+
+Float16 = NDArray[np.float16]
+
+
+def event_hash(event_id: str) -> bytes:
+    """5 bytes that stand for an event id within one user's ring."""
+    return hashlib.blake2b(event_id.encode(), digest_size=5).digest()
+
+
+def item_key(item_id: str) -> bytes:
+    """6 bytes that stand for an item id, the same in every bundle."""
+    return hashlib.blake2b(item_id.encode(), digest_size=6).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class RingEntry:
+    """One remembered event: enough to recognise it again and to fold it again."""
+
+    event: bytes  # 5
+    item: bytes  # 6
+    time_s: int
+    kind: int  # 0..15
+    value: int  # 0..15, the bucket
+
+
+@dataclass(frozen=True)
+class UserRow:
+    """One user. `state` is [S] float16 and `vector` [d] float16; both mean something in `space` only."""
+
+    state: Float16
+    vector: Float16
+    space: str
+    ring: tuple[RingEntry, ...] = ()
+    seen: tuple[tuple[bytes, int], ...] = ()
+    marks: tuple[tuple[bytes, int], ...] = ()
+    version: int = 0
+    wid: bytes = bytes(8)
+    hashes: frozenset[bytes] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "hashes", frozenset(e.event for e in self.ring))
+
+    def remembers(self, event_id: str) -> bool:
+        """Whether an event with this id is among the last RING events."""
+        return event_hash(event_id) in self.hashes
+
+    def with_entry(self, entry: RingEntry) -> "UserRow":
+        """The row with one more event in its ring; the oldest falls out at RING + 1."""
+        return replace(self, ring=(*self.ring, entry)[-RING:])
+
+    def with_impression(self, item: bytes, time_s: int) -> "UserRow":
+        """The row with one more impression; the oldest falls out at SEEN + 1."""
+        return replace(self, seen=(*self.seen, (item, time_s))[-SEEN:])
+
+    def mark(self, shard: str) -> int:
+        """The highest sequence number of this shard that is in the row; -1 for none."""
+        return dict(self.marks).get(shard_key(shard), -1)
+
+    def with_mark(self, shard: str, sequence: int) -> "UserRow":
+        """The row with a shard's mark raised; a mark never goes down."""
+        key = shard_key(shard)
+        others = tuple(m for m in self.marks if m[0] != key)
+        return replace(self, marks=(*others, (key, max(sequence, self.mark(shard))))[-MARKS:])
+
+
+def shard_key(shard: str) -> bytes:
+    """4 bytes that stand for a shard id."""
+    return hashlib.blake2b(shard.encode(), digest_size=4).digest()
+
+
+def new_row(space: str, state_width: int, dim: int) -> UserRow:
+    """The row of a user without any event."""
+    return UserRow(np.zeros(state_width, np.float16), np.zeros(dim, np.float16), space)
+
+
+def encode(row: UserRow) -> dict[str, object]:
+    """The row's attributes, keys and `ttl` aside, as plain bytes, str and int.
+
+    Raises CorruptRow for a value that is not finite: a NaN poisons a state for good.
+    """
+    if not (np.isfinite(row.state).all() and np.isfinite(row.vector).all()):
+        raise CorruptRow("state or vector is not finite; refused before it is stored")
+    return {
+        "state": row.state.astype("<f2").tobytes(),
+        "vector": row.vector.astype("<f2").tobytes(),
+        "space": row.space,
+        "ring": b"".join(
+            _ENTRY.pack(e.event, e.item, e.time_s & 0xFFFFFFFF, e.kind << 4 | e.value) for e in row.ring
+        ),
+        "seen": b"".join(_SEEN.pack(*s) for s in row.seen),
+        "marks": b"".join(_pack_mark(key, sequence) for key, sequence in row.marks),
+        "v": row.version,
+        "wid": row.wid,
+    }
+
+
+def decode(attributes: Mapping[str, object]) -> UserRow:
+    """The row that `encode` made; raises CorruptRow naming the attribute."""
+    ring = _bytes(attributes, "ring", _ENTRY.size)
+    seen = _bytes(attributes, "seen", _SEEN.size)
+    return UserRow(
+        state=np.frombuffer(_bytes(attributes, "state", 2), "<f2").astype(np.float16),
+        vector=np.frombuffer(_bytes(attributes, "vector", 2), "<f2").astype(np.float16),
+        space=str(attributes["space"]),
+        ring=tuple(RingEntry(h, i, t, kv >> 4, kv & 15) for h, i, t, kv in _ENTRY.iter_unpack(ring)),
+        seen=tuple(_SEEN.iter_unpack(seen)),
+        marks=_unpack_marks(_bytes(attributes, "marks", 1)),
+        version=int(str(attributes["v"])),
+        wid=_bytes(attributes, "wid", 8),
+    )
+
+
+def _bytes(attributes: Mapping[str, object], name: str, unit: int) -> bytes:
+    value = attributes.get(name)
+    if not isinstance(value, bytes) or len(value) % unit:
+        size = len(value) if isinstance(value, bytes) else None
+        raise CorruptRow(f"{name}: {size} bytes; expected a multiple of {unit} (user row)")
+    return value
+
+
+def _pack_mark(key: bytes, sequence: int) -> bytes:
+    if not 0 <= sequence <= MAX_SEQUENCE:
+        raise CorruptRow(f"sequence number {sequence}; expected 0 to 129 digits (user row)")
+    number = sequence.to_bytes((sequence.bit_length() + 7) // 8, "big")
+    return key + bytes([len(number)]) + number
+
+
+def _unpack_marks(data: bytes) -> tuple[tuple[bytes, int], ...]:
+    marks, at = [], 0
+    while at < len(data):
+        length = data[at + 4] if at + 4 < len(data) else len(data)
+        number = data[at + 5 : at + 5 + length]
+        if len(number) != length:
+            raise CorruptRow(f"marks: cut off at byte {at} of {len(data)} (user row)")
+        marks.append((data[at : at + 4], int.from_bytes(number, "big")))
+        at += 5 + length
+    return tuple(marks)

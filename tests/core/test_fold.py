@@ -1,0 +1,62 @@
+import numpy as np
+import pytest
+
+from functions.core.events import Event
+from functions.core.fold import Encoder, fold, in_space
+from functions.core.user_row import Float16
+from tests.core.toy_encoder import toy_encoder
+
+
+def event(n: int, item: str = "i1", kind: str = "view") -> Event:
+    return Event(f"e{n}", kind, item, 1000 + 60 * n, None)
+
+
+def test_an_event_moves_the_vector() -> None:
+    encoder = toy_encoder()
+    (row,), done = fold([encoder.empty()], [[event(1)]], encoder)
+    assert np.abs(row.vector).max() > 0
+    assert (done.folded, done.duplicates, done.unknown_items) == (1, 0, 0)
+
+
+def test_an_unknown_item_is_kept_and_counted_but_not_folded() -> None:
+    encoder = toy_encoder()
+    (row,), done = fold([encoder.empty()], [[event(1, "nobody")]], encoder)
+    assert done.unknown_items == 1
+    assert done.folded == 0
+    assert row.remembers("e1")
+    assert not row.state.any()
+
+
+def test_an_impression_counts_against_the_cap_and_leaves_the_state_alone() -> None:
+    encoder = toy_encoder()
+    (row,), done = fold([encoder.empty()], [[event(1, kind="impression")]], encoder)
+    assert len(row.seen) == 1
+    assert done.folded == 0
+    assert not row.state.any()
+
+
+def test_a_row_of_another_space_is_rebuilt_from_its_ring() -> None:
+    old, new = toy_encoder(1, "1" * 16), toy_encoder(2, "2" * 16)
+    events = [event(n, f"i{n}") for n in range(30)]
+    (stale,), _ = fold([old.empty()], [events], old)
+    (direct,), _ = fold([new.empty()], [events], new)
+    (rebuilt,) = in_space([stale], new)
+    assert rebuilt.space == new.space
+    assert np.array_equal(rebuilt.state, direct.state)
+    assert np.array_equal(in_space([rebuilt], old)[0].state, stale.state)  # and back: a rollback
+
+
+def test_a_step_that_gives_nan_is_refused() -> None:
+    good = toy_encoder()
+
+    def poisoned(state: Float16, *inputs: object) -> tuple[Float16, Float16]:
+        return np.full_like(state, np.nan), np.zeros((len(state), good.dim), np.float16)
+
+    encoder = Encoder(good.space, good.state_width, good.dim, poisoned, good.items)  # type: ignore[arg-type]
+    with pytest.raises(FloatingPointError, match="not finite"):
+        fold([encoder.empty()], [[event(1)]], encoder)
+
+
+def test_rows_and_events_must_pair_up() -> None:
+    with pytest.raises(ValueError, match="1 rows, 0 lists"):
+        fold([toy_encoder().empty()], [], toy_encoder())

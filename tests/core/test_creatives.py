@@ -60,6 +60,17 @@ def test_category_gives_the_colours_and_seed_the_shapes():
     assert picture("a", "toys", 1) != picture("a", "toys", 2)
 
 
+@pytest.mark.parametrize("category", [f"category {number}" for number in range(40)])
+def test_white_text_is_readable_on_every_colour(category):
+    """WCAG 2.2 §1.4.3: a contrast of 4.5 to 1, with the exact sRGB curve."""
+    for node in ElementTree.fromstring(picture("Mug", category, 1)).iter():
+        if colour := node.get("stop-color"):
+            channels = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+            linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+            luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+            assert 1.05 / (luminance + 0.05) >= 4.5
+
+
 def test_data_uri_holds_the_picture():
     head, _, body = data_uri("<svg>é</svg>").partition(",")
     assert head == "data:image/svg+xml;base64" and base64.b64decode(body).decode() == "<svg>é</svg>"

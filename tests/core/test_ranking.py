@@ -159,6 +159,12 @@ def test_equal_rows_tie_to_the_lower_across_blocks():
     assert top_k_numpy(row, table, 3)[0].tolist() == [BLOCK_ROWS + 4, 0, 1]
 
 
+def test_top_k_sums_in_double_precision():
+    table = np.array([[1e8, 0.5, -1e8], [1e8, 1.0, -1e8]], dtype=np.float32)
+    rows, scores = top_k_numpy(np.ones(3, dtype=np.float32), table, 2)
+    assert rows.tolist() == [1, 0] and scores.tolist() == [1.0, 0.5]
+
+
 def test_top_k_checks_its_input():
     assert top_k_numpy(np.ones(3), np.empty((0, 3)), 4)[0].size == 0
     with pytest.raises(VitrineError, match=r"\(4,\)"):

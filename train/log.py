@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import ibis
 import numpy as np
 import numpy.typing as npt
@@ -256,14 +257,22 @@ class _Reader:
         )
 
     def _read(self, file: Path) -> Any:
-        """The file as it is; what cannot be parsed at all is left out here and counted after staging."""
+        """The file as it is; lines that cannot be parsed are left out here and counted after staging."""
+        try:
+            return self._open(file)
+        except duckdb.Error as error:
+            raise UnusableLog(f"{file} is no readable {file.suffix[1:]} file: {error}") from error
+
+    def _open(self, file: Path) -> Any:
         if file.suffix == ".parquet":
             return self.database.read_parquet(str(file))
         if file.suffix == ".csv":
             return _read_csv(self.database, file)
         layout = "auto" if file.suffix == ".json" else "newline_delimited"
-        ignore = layout == "newline_delimited"
-        return self.database.read_json(str(file), format=layout, ignore_errors=ignore, sample_size=-1)
+        lines = layout == "newline_delimited"
+        return self.database.read_json(
+            str(file), format=layout, records="true", ignore_errors=lines, sample_size=-1
+        )
 
     def _stage(self, name: str, parts: list[Any]) -> Any:
         """Writes the parts one after the other, numbering their rows; a line of nothing is malformed."""
@@ -355,7 +364,7 @@ def _read_csv(database: Any, file: Path) -> Any:
         raise UnusableLog(f"{file} is empty; expected a header line such as {','.join(EVENT_COLUMNS)}")
     return database.read_csv(
         str(file),
-        columns={name.strip(): "VARCHAR" for name in names},
+        columns={name: "VARCHAR" for name in _distinct(names)},
         auto_detect=False,
         header=True,
         delim=delimiter,
@@ -365,6 +374,12 @@ def _read_csv(database: Any, file: Path) -> Any:
         store_rejects=True,
         rejects_limit=0,
     )
+
+
+def _distinct(names: list[str]) -> list[str]:
+    """The header's names, trimmed; a second `x` gets its place for a suffix, an unnamed column `column3`."""
+    named = [name.strip() or f"column{index}" for index, name in enumerate(names)]
+    return [f"{name}_{index}" if name in named[:index] else name for index, name in enumerate(named)]
 
 
 def _missing_column(raw: Any, file: Path, name: str, remedy: str) -> MissingColumn:
@@ -379,6 +394,8 @@ def _place(file: Path) -> dict[str, Any]:
 
 def _text(column: Any) -> Any:
     """Trimmed text, null when empty; lists are joined by commas."""
+    if column.type().is_json():  # what JSON files write now as a number, now as a string
+        column = ibis.coalesce(column.str, column.cast("string").nullif("null"))
     if column.type().is_array():
         return column.cast("array<string>").join(",").nullif("")
     return column.cast("string").strip().nullif("")

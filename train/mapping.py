@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
+from functions.core.errors import VitrineError
+
 EVENT_COLUMNS = ("user_id", "item_id", "type", "time", "value")
 ITEM_COLUMNS = (
     "item_id",
@@ -24,7 +26,7 @@ ITEM_COLUMNS = (
 TESTS = ("starts_with", "less_than", "equals")
 
 
-class LogError(ValueError):
+class LogError(VitrineError, ValueError):
     """What can be wrong with a behaviour log as a whole; single bad rows are counted, not raised."""
 
 

@@ -177,6 +177,25 @@ def test_broken_json_lines_do_not_take_good_ones_along(tmp_path: Path) -> None:
     assert log.dropped == {"malformed": 1}
 
 
+def test_json_that_mixes_numbers_and_strings(tmp_path: Path) -> None:
+    rows = [event(user_id=1), event(user_id="x", time="2024-03-01"), event(user_id=None)]
+    log = read(tmp_path, rows)
+    assert log.to_arrays().user_ids == ["1", "x"]
+    assert log.dropped == {"missing_user": 1}
+
+
+@pytest.mark.parametrize("name", ["e.parquet", "e.json", "e.jsonl"])
+def test_a_file_that_is_not_what_it_says_is_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text('[{"user_id":')
+    with pytest.raises((UnusableLog, MissingColumn), match=name):
+        read_log(tmp_path / name)
+
+
+def test_a_header_with_a_name_twice(tmp_path: Path) -> None:
+    (tmp_path / "e.csv").write_text("user_id,item_id,type,time,x,x\nu,i,view,1700000000,1,2\n")
+    assert read_log(tmp_path / "e.csv", now_s=NOW_S).events.num_rows == 1
+
+
 def test_a_log_without_a_usable_row_says_why(tmp_path: Path) -> None:
     with pytest.raises(UnusableLog, match=r"no usable event in .*events.jsonl\n  unknown_type: 2 .*'x'"):
         read(tmp_path, [event(type="x"), event(type="x")])

@@ -9,7 +9,7 @@ help: ## list the commands
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install -q --disable-pip-version-check "torch==2.13.0"
-	$(BIN)/pip install -q --disable-pip-version-check -e ".[train,demo,test,check]"
+	$(BIN)/pip install -q --disable-pip-version-check -e ".[train,export,demo,test,check]"
 	touch $@
 
 install: .venv/installed ## the environment alone (.venv)

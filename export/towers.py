@@ -1,0 +1,88 @@
+"""Torch towers → ONNX: the item tower, and one step of the user tower with its rounding inside the graph."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from functions.core.features import TEXT_SLOTS
+from train.towers import ItemTower, Towers, UserTower
+
+OPSET = 21
+ALLOWED_DOMAINS = frozenset({"", "ai.onnx"})
+EXAMPLES = 3  # rows in the traced batch; the axis is exported as dynamic
+
+
+class UnsafeModel(ValueError):
+    """An ONNX file with something in it that a function must not load."""
+
+
+class _Step(nn.Module):
+    """`UserTower.step` as a module's forward, which is what the exporter traces."""
+
+    def __init__(self, tower: UserTower) -> None:
+        super().__init__()
+        self.tower = tower
+
+    def forward(
+        self, state: Tensor, item: Tensor, kind: Tensor, gap: Tensor, value: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        return self.tower.step(state, item, kind, gap, value)
+
+
+def export_user_tower(towers: Towers, path: Path) -> None:
+    """Write the step: state [B, S], item [B, d] float16, kind, gap, value [B] → state_out, vector float16."""
+    shape = towers.shape
+    inputs = {
+        "state": torch.zeros(EXAMPLES, shape.state_width, dtype=torch.float16),
+        "item": torch.zeros(EXAMPLES, shape.dim, dtype=torch.float16),
+        **_example_codes("kind", "gap", "value"),
+    }
+    _export(_Step(towers.user), inputs, ["state_out", "vector"], path)
+
+
+def export_item_tower(towers: Towers, path: Path) -> None:
+    """Write item_id, category, brand, price [B], text [B, 32] int64 → item_embedding [B, d] float32."""
+    inputs = _example_codes("item_id", "category", "brand", "price")
+    inputs["text"] = torch.zeros(EXAMPLES, TEXT_SLOTS, dtype=torch.int64)
+    tower: ItemTower = towers.item
+    _export(tower, inputs, ["item_embedding"], path)
+
+
+def check_model(path: Path) -> None:
+    """Refuse external data, operators outside the allowed domains and another opset; raises UnsafeModel."""
+    model = onnx.load(str(path), load_external_data=False)
+    for tensor in model.graph.initializer:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            raise UnsafeModel(f"{path}: {tensor.name} is external data; expected every weight inside")
+    opsets = {o.domain: o.version for o in model.opset_import}
+    for domain, version in opsets.items():
+        if domain not in ALLOWED_DOMAINS or version != OPSET:
+            raise UnsafeModel(f"{path}: opset {domain!r} {version}; expected ai.onnx {OPSET}")
+    onnx.checker.check_model(model, full_check=True)
+
+
+def _example_codes(*names: str) -> dict[str, Tensor]:
+    """One tensor for each name: the exporter takes inputs that are the same object for one input."""
+    return {name: torch.zeros(EXAMPLES, dtype=torch.int64) for name in names}
+
+
+def _export(module: nn.Module, inputs: dict[str, Tensor], outputs: list[str], path: Path) -> None:
+    batch = torch.export.Dim("batch")
+    program = torch.onnx.export(
+        module.eval(),
+        tuple(inputs.values()),
+        input_names=list(inputs),
+        output_names=outputs,
+        dynamic_shapes=tuple({0: batch} for _ in inputs),
+        opset_version=OPSET,
+        dynamo=True,
+        verbose=False,
+    )
+    if program is None:
+        raise RuntimeError(f"{path}: the exporter returned no model")
+    program.save(str(path), external_data=False)
+    check_model(path)

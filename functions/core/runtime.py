@@ -1,0 +1,56 @@
+"""The one file that imports ONNX Runtime: the towers as callables on numpy arrays."""
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from functions.core.features import Int64, ItemFeatures
+from functions.core.user_row import Float16
+
+
+def open_session(model: Path) -> ort.InferenceSession:
+    """A session on one CPU thread, without spinning: a Lambda has no core to spare."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+
+
+class OnnxStep:
+    """The exported user tower as the fold's Step; its rounding to float16 is inside the graph."""
+
+    def __init__(self, model: Path) -> None:
+        self._session = open_session(model)
+        inputs = {i.name: i for i in self._session.get_inputs()}
+        self.state_width: int = inputs["state"].shape[1]
+        self.dim: int = inputs["item"].shape[1]
+
+    def __call__(
+        self, state: Float16, item: Float16, kind: Int64, gap: Int64, value: Int64
+    ) -> tuple[Float16, Float16]:
+        """One event of each of B users: [B, S], [B, d], codes [B] → state [B, S], vector [B, d], float16."""
+        inputs = {"state": state, "item": item, "kind": kind, "gap": gap, "value": value}
+        after, vector = self._session.run(["state_out", "vector"], inputs)
+        return after, vector
+
+
+class OnnxItemTower:
+    """The exported item tower: ids and content → embeddings [B, d] float32."""
+
+    def __init__(self, model: Path) -> None:
+        self._session = open_session(model)
+
+    def __call__(self, item_id: Int64, content: ItemFeatures) -> NDArray[np.float32]:
+        """Embed B products; `item_id` is row + 1, or 0 for a product that training never saw."""
+        inputs = {
+            "item_id": item_id,
+            "category": content.category,
+            "brand": content.brand,
+            "price": content.price,
+            "text": content.text,
+        }
+        embedding: NDArray[np.float32] = self._session.run(["item_embedding"], inputs)[0]
+        return embedding

@@ -27,7 +27,7 @@ TOP = 10
 
 
 class Events(Protocol):
-    """A behaviour log, n events in time order; user and item are rows of user_ids and item_ids."""
+    """A behaviour log such as `train.log.Interactions`: n events by time; item is a row of item_ids."""
 
     @property
     def user(self) -> NDArray[np.int32]: ...
@@ -129,7 +129,7 @@ def windows(log: Events, options: Options) -> tuple[Windows, Windows]:
         for s in _cut(int(a), int(b) - 1 - int(b - 1 in held), options.window)
     ]
     if not train:
-        raise ValueError(f"{len(log.user)} events, no training pair; expected a user with 3 events or more")
+        raise ValueError(f"{len(log.user)} events, no training pair; expected a user with 2 events or more")
     ends = sorted(held)
     starts = dict(zip(last - 1, first, strict=True))
     validation = [(max(int(starts[e]), e - options.window), e) for e in ends]

@@ -90,6 +90,20 @@ def test_divergence_says_where() -> None:
         trainer.step(batch, "epoch 3, step 7")
 
 
+@pytest.mark.parametrize("budget", [0, 2**28])
+def test_half_precision_computes_nearly_the_same_loss(budget: int) -> None:
+    trainer = Trainer(circle(), features(), SHAPE, dataclasses.replace(QUICK, softmax_budget=budget), 10)
+    trainer.towers.eval()
+    batch = windows(circle(), QUICK)[0].to(trainer.device)
+    torch.manual_seed(0)
+    whole = trainer.loss(batch).item()
+    torch.manual_seed(0)
+    with torch.autocast(trainer.device.type, torch.bfloat16):
+        half = trainer.loss(batch)
+    assert half.dtype == torch.float32
+    assert half.item() == pytest.approx(whole, abs=1e-2)
+
+
 def test_windows_hold_every_pair_once_and_never_the_held_out_one() -> None:
     log = circle(users=3, length=10)
     made, held = windows(log, dataclasses.replace(QUICK, window=4, validation_users=2))

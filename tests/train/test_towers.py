@@ -70,6 +70,36 @@ def test_a_batch_equals_single_users_bit_for_bit() -> None:
 
 
 @torch.no_grad()
+def test_the_exported_step_takes_any_batch_and_says_the_same() -> None:
+    user = towers().user
+    item, kind, gap, value = events(9, 1)
+    state = torch.randn(9, SHAPE.state_width, generator=torch.Generator().manual_seed(3)).half()
+    inputs = (state, item[:, 0].half(), kind[:, 0], gap[:, 0], value[:, 0])
+    batch = torch.export.Dim("batch", min=1)
+
+    class Step(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.user = user
+
+        def forward(
+            self,
+            state: torch.Tensor,
+            item: torch.Tensor,
+            kind: torch.Tensor,
+            gap: torch.Tensor,
+            value: torch.Tensor,
+        ) -> tuple[torch.Tensor, torch.Tensor]:
+            return user.step(state, item, kind, gap, value)
+
+    exported = torch.export.export(Step(), inputs, dynamic_shapes=[{0: batch}] * 5).module()
+    for users in (1, 2, 9):
+        part = tuple(t[:users] for t in inputs)
+        for ours, theirs in zip(user.step(*part), exported(*part), strict=True):
+            torch.testing.assert_close(ours, theirs, atol=2e-3, rtol=2e-3)  # a unit in float16's last place
+
+
+@torch.no_grad()
 def test_the_past_never_sees_the_future() -> None:
     user = towers().user
     item, kind, gap, value = events(2, 30)

@@ -348,10 +348,10 @@ def _download(address: str, folder: Path) -> None:
     folder.mkdir(parents=True)
     client = boto3.client("s3")
     for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
-        for entry in page.get("Contents", []):
-            if Path(entry["Key"]).suffix in FORMATS:
-                name = entry["Key"].removeprefix(prefix).strip("/") or Path(entry["Key"]).name
-                client.download_file(bucket, entry["Key"], str(folder / name.replace("/", "_")))
+        for key in (entry["Key"] for entry in page.get("Contents", [])):
+            inside = key == prefix or key.startswith(f"{prefix.rstrip('/')}/".lstrip("/"))
+            if inside and Path(key).suffix in FORMATS:
+                client.download_file(bucket, key, str(folder / key.replace("/", "_")))
 
 
 def _read_csv(database: Any, file: Path) -> Any:

@@ -82,6 +82,24 @@ def test_a_folder_is_read_file_by_file(tmp_path: Path) -> None:
     assert read_log(tmp_path, now_s=NOW_S).to_arrays().item_ids == ["10", "20", "30"]
 
 
+@pytest.mark.parametrize("address", ["s3://shop/logs", "s3://shop/logs/", "s3://shop/logs/a.jsonl"])
+def test_a_log_on_s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    moto = pytest.importorskip("moto", reason="moto is not installed")
+    boto3 = pytest.importorskip("boto3", reason="boto3 is not installed")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+    path = write(tmp_path / "a.jsonl", [event()])
+    with moto.mock_aws():
+        client = boto3.client("s3")
+        client.create_bucket(Bucket="shop")
+        client.upload_file(str(path), "shop", "logs/a.jsonl")
+        client.upload_file(str(path), "shop", "logs-of-old/b.jsonl")
+        log = read_log(address, now_s=NOW_S)
+    assert (log.events.num_rows, log.dropped) == (1, {})
+
+
 @pytest.mark.parametrize(
     "moment",
     [1_700_000_000, 1_700_000_000_000, 1.7e9, "1700000000", "2023-11-14T22:13:20Z", "2023-11-14 22:13:20"],

@@ -1,0 +1,72 @@
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from train.__main__ import main
+from train.evaluate import metrics, split
+from train.log import Interactions
+
+
+def interactions(users: list[int], items: list[int]) -> Interactions:
+    n = len(users)
+    return Interactions(
+        np.array(users, np.int32),
+        np.array(items, np.int32),
+        np.ones(n, np.int8),
+        np.arange(n, dtype=np.int64),
+        np.full(n, np.nan, np.float32),
+        [f"u{u}" for u in range(max(users) + 1)],
+        [f"i{i}" for i in range(max(items) + 1)],
+    )
+
+
+def test_metrics_are_the_fractions_worked_out_by_hand() -> None:
+    top = np.arange(20)[None]
+    found = metrics(top, [np.array([0, 2, 15, 99])], 100)
+    gain, ideal = 1 + 1 / math.log2(4), 1 + 1 / math.log2(3) + 1 / math.log2(4) + 1 / math.log2(5)
+    assert found["ndcg@10"] == pytest.approx(gain / ideal)
+    assert found["ndcg@20"] == pytest.approx((gain + 1 / math.log2(17)) / ideal)
+    assert (found["recall@10"], found["recall@20"]) == (2 / 4, 3 / 4)
+    assert (found["hr@10"], found["mrr@10"], found["coverage@10"]) == (1.0, 1.0, 0.1)
+
+
+def test_leave_one_out_takes_each_users_last_event_and_no_other() -> None:
+    parts = split(interactions([0, 1, 0, 1, 0], [0, 1, 2, 3, 4]), "leave-one-out")
+    assert {u: t.tolist() for u, t in parts.targets.items()} == {0: [4], 1: [3]}
+    assert parts.train.item.tolist() == [0, 1, 2]
+
+
+def test_a_split_by_time_learns_nothing_from_the_test_part() -> None:
+    parts = split(interactions([0, 1] * 10, list(range(20))), "time")
+    assert parts.train.time_s.max() < 18
+    assert {u: t.tolist() for u, t in parts.targets.items()} == {0: [18], 1: [19]}
+
+
+def test_a_user_without_a_history_is_not_tested() -> None:
+    assert split(interactions([0, 0, 1], [0, 1, 2]), "leave-one-out").targets.keys() == {0}
+
+
+def test_the_command_learns_a_world_whose_right_answer_is_known(tmp_path: Path) -> None:
+    """Item i is always followed by i + 1; popularity can't know that."""
+    lines = [
+        json.dumps(
+            {"user_id": f"u{u}", "item_id": f"i{(u + t) % 12}", "type": "view", "time": 1.6e9 + 60 * t}
+        )
+        for t in range(14)
+        for u in range(60)
+    ]
+    (tmp_path / "log.jsonl").write_text("\n".join(lines))
+    out = tmp_path / "out"
+    arguments = ["--events", str(tmp_path / "log.jsonl"), "--split", "leave-one-out", "--out", str(out)]
+    assert main([*arguments, "--epochs", "40"]) == 0
+    report = json.loads((out / "metrics.json").read_text())
+    assert report["test"]["mrr@10"] > 0.9 > report["baselines"]["popularity"]["mrr@10"]
+
+
+def test_the_command_says_why_a_log_is_unusable(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "log.csv").write_text("user_id,item_id,type,time\n,i1,view,2026-01-01T00:00:00Z\n")
+    assert main(["--events", str(tmp_path / "log.csv"), "--out", str(tmp_path / "out")]) == 1
+    assert "missing_user" in capsys.readouterr().err

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from functions.core.errors import VitrineError
 from functions.core.features import Vocabulary, item_features
+from train.baselines import BASELINES
 from train.checkpoint import load
 from train.evaluate import SPLITS, evaluate, split
 from train.fit import Options, fit
@@ -67,7 +68,7 @@ def _run(log: Log, options: argparse.Namespace) -> dict[str, object]:
     return {
         "test": scores["test"],
         "validation": asdict(history.epochs[history.best]),
-        "baselines": {"popularity": scores["popularity"]},
+        "baselines": {name: scores[name] for name in BASELINES},
         "dropped": log.dropped,
     }
 

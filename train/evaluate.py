@@ -15,6 +15,8 @@ from functions.core.events import EVENT_TYPES, IMPRESSION, Event
 from functions.core.features import Int64, ItemFeatures
 from functions.core.fold import Encoder, fold
 from functions.core.user_row import Float16, item_key
+from train.baselines import BASELINES, ranked
+from train.baselines import USERS_AT_ONCE as USERS_RANKED_AT_ONCE
 from train.log import Interactions
 from train.towers import Towers
 
@@ -125,12 +127,6 @@ def _event(log: Interactions, row: int) -> Event:
     )
 
 
-def ranked(scores: NDArray[np.float32], k: int) -> NDArray[np.int64]:
-    """The k best rows of each user, best first, ties to the lower row: [users, N] → [users, k]."""
-    best: NDArray[np.int64] = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-    return best
-
-
 def metrics(top: NDArray[np.int64], targets: list[NDArray[np.int64]], items: int) -> dict[str, float]:
     """hr, recall, ndcg and mrr at each cut, and coverage; means over users.
 
@@ -154,19 +150,25 @@ def metrics(top: NDArray[np.int64], targets: list[NDArray[np.int64]], items: int
 
 
 def evaluate(towers: Towers, features: ItemFeatures, parts: Split) -> dict[str, dict[str, float]]:
-    """The model and popularity on the test part: {"test": …, "popularity": …}.
+    """Metrics on the test part, of the model as "test" and of each baseline under its name.
 
     Raises ValueError where no user can be tested.
     """
     users = sorted(parts.targets)
     if not users:
         raise ValueError("no user of the test part has a history; expected a log that covers a longer time")
+    targets = [parts.targets[u] for u in users]
+    size = len(parts.train.item_ids)
+    result = {"test": metrics(_model(towers, features, parts, users), targets, size)}
+    for name, baseline in BASELINES.items():
+        result[name] = metrics(baseline(parts.train, users, max(CUTS)), targets, size)
+    return result
+
+
+def _model(towers: Towers, features: ItemFeatures, parts: Split, users: list[int]) -> NDArray[np.int64]:
     embeddings = embed_items(towers, features)
     vectors = user_vectors(parts.train, users, torch_encoder(towers, parts.train.item_ids, embeddings))
-    targets = [parts.targets[u] for u in users]
     table = embeddings.astype(np.float32).T
-    top = np.concatenate([ranked(vectors[a : a + 64] @ table, max(CUTS)) for a in range(0, len(users), 64)])
-    counts = np.bincount(parts.train.item, minlength=table.shape[1]).astype(np.float32)
-    popular = np.repeat(ranked(counts[None], max(CUTS)), len(users), 0)
-    size = table.shape[1]
-    return {"test": metrics(top, targets, size), "popularity": metrics(popular, targets, size)}
+    starts = range(0, len(users), USERS_RANKED_AT_ONCE)
+    top = [ranked(vectors[a : a + USERS_RANKED_AT_ONCE] @ table, max(CUTS)) for a in starts]
+    return np.concatenate(top)

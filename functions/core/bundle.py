@@ -18,9 +18,10 @@ MANIFEST = "manifest.json"
 FILES = (
     "user_tower.onnx",
     "item_tower.onnx",
+    "score.onnx",  # a stub: codes and scales are handed to it when it is opened
     "embeddings.f16",  # [N, d] little-endian float16: what the fold is fed and what rescoring reads
-    "codes.i8",  # [N, d] int8
-    "scales.f32",  # [N] little-endian float32, one per item
+    "codes.u8",  # [M, blocks, block] uint8: int8 codes + 128, the form that MatMulNBits reads
+    "scales.f32",  # [M, blocks] little-endian float32
     "catalogue.sqlite",
     "fallback.json",
     "slots.json",
@@ -44,12 +45,14 @@ class Manifest:
     state_space: str
     dim: int
     state_width: int
-    items: int
+    items: int  # N: rows that the fold knows
+    showable: int  # M ≤ N: the first M rows are products on sale, the rest only the log knows
     files: Mapping[str, FileEntry]
     watermark: str = ""
     metrics: Mapping[str, object] = field(default_factory=dict)
     quantization: Mapping[str, object] = field(default_factory=dict)
     golden: Mapping[str, object] = field(default_factory=dict)
+    repeats: Mapping[str, object] = field(default_factory=dict)  # functions.core.repeats.Repeats
     schema: int = SCHEMA
 
     def to_json(self) -> bytes:

@@ -20,7 +20,7 @@ BATCH = 500  # parameters of one query; SQLite's lowest default limit is 999
 SCHEMA = """
 CREATE TABLE item(
     row INTEGER PRIMARY KEY, item_id TEXT NOT NULL UNIQUE, key BLOB NOT NULL, title TEXT NOT NULL,
-    category TEXT NOT NULL, brand TEXT NOT NULL, price REAL NOT NULL, currency TEXT NOT NULL,
+    category TEXT NOT NULL, brand TEXT NOT NULL, price REAL, currency TEXT NOT NULL,
     image_url TEXT NOT NULL, url TEXT NOT NULL, tags TEXT NOT NULL)
 """
 COLUMNS = "item_id, title, category, brand, price, currency, image_url, url, tags"
@@ -28,7 +28,7 @@ COLUMNS = "item_id, title, category, brand, price, currency, image_url, url, tag
 
 @dataclass(frozen=True)
 class Product:
-    """What the shop sells under one item id; `price` is in units of `currency` (ISO 4217)."""
+    """What the shop sells under one item id; `price` is in units of `currency` (ISO 4217), nan for none."""
 
     item_id: str
     title: str
@@ -81,7 +81,7 @@ def _records(products: Iterable[Product]) -> Iterator[tuple[Any, ...]]:
             product.title,
             product.category,
             product.brand,
-            float(product.price),
+            None if math.isnan(product.price) else float(product.price),
             product.currency,
             product.image_url,
             product.url,
@@ -92,8 +92,10 @@ def _records(products: Iterable[Product]) -> Iterator[tuple[Any, ...]]:
 def _require_showable(product: Product, row: int) -> None:
     if not product.item_id:
         raise VitrineError(f"row {row}: item_id ''; expected text that is not empty (catalogue)")
-    if not math.isfinite(product.price) or product.price < 0:
-        raise VitrineError(f"row {row}: price {product.price}; expected a number >= 0 (catalogue)")
+    if product.price < 0 or math.isinf(product.price):
+        raise VitrineError(
+            f"row {row}: price {product.price}; expected a number >= 0, or nan for none (catalogue)"
+        )
 
 
 class Catalogue:
@@ -161,6 +163,7 @@ class Catalogue:
 
 def _product(record: tuple[Any, ...]) -> Product:
     values = dict(zip(COLUMNS.split(", "), record, strict=True))
+    values["price"] = math.nan if values["price"] is None else values["price"]
     return Product(**{**values, "tags": tuple(json.loads(values["tags"]))})
 
 

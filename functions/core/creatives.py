@@ -24,16 +24,20 @@ URL_PUNCTUATION = "!#$%&()*+,-./:;=?@[]_~"  # RFC 3986, less the quote that coul
 
 
 def render(product: Product, position: int, slot: Slot, token: str) -> dict[str, Any]:
-    """One banner of the API's answer: text HTML-escaped, a link that is neither http(s) nor a path is `#`."""
+    """One banner of the API's answer, in plain text: whoever puts it into HTML escapes it.
+
+    The price is in the catalogue's own currency: there is no exchange rate to show it in another one.
+    A link that is neither http(s) nor a path is `#`.
+    """
     return {
         "position": position,
-        "item_id": _escape(product.item_id),
-        "title": _escape(product.title),
-        "price": {"amount": _amount(product.price), "currency": _escape(product.currency)},
-        "tags": [_escape(tag) for tag in product.tags],
-        "label": _escape(slot.label),
+        "item_id": product.item_id,
+        "title": _printable(product.title),
+        "price": {"amount": _amount(product.price), "currency": _printable(product.currency)},
+        "tags": [_printable(tag) for tag in product.tags],
+        "label": _printable(slot.label),
         "link": _safe_url(product.url) or NO_LINK,
-        "image": {"url": _image(product), "alt": _escape(product.title)},
+        "image": {"url": _image(product), "alt": _printable(product.title)},
         "token": token,
     }
 

@@ -2,10 +2,15 @@
 
 VitrineError
 ├── InvalidRequest   a caller's field has a wrong value            → 400
-│   └── InvalidEvent the same, in a behaviour event
+│   ├── InvalidEvent the same, in a behaviour event
+│   └── TooLarge     the whole request is too big                  → 413
 ├── InvalidToken     a credential or decision token is not ours    → 401
 ├── CorruptRow       a stored user row can't be read
-└── CorruptBundle    a bundle's bytes are not what its manifest says
+├── CorruptBundle    a bundle's bytes are not what its manifest says
+├── InvalidSettings  the environment lacks what a function needs
+├── VersionConflict  a row was written by somebody else meanwhile
+└── Unavailable      a service did not answer in time              → 503
+    └── Throttled    it did: not now
 """
 
 
@@ -25,6 +30,10 @@ class InvalidEvent(InvalidRequest):
     """A field of a behaviour event."""
 
 
+class TooLarge(InvalidRequest):
+    """A request of more bytes than are read."""
+
+
 class InvalidToken(VitrineError):
     """A token that we did not sign, or that no longer holds."""
 
@@ -39,3 +48,19 @@ class CorruptRow(VitrineError):
 
 class CorruptBundle(VitrineError):
     """A bundle that must not be served; names the file and what differs."""
+
+
+class InvalidSettings(VitrineError):
+    """An environment variable that is missing or cannot be; names it."""
+
+
+class VersionConflict(VitrineError):
+    """A user row that is no longer at the version that was read."""
+
+
+class Unavailable(VitrineError):
+    """A service that could not be reached, did not answer in time, or answered with an error."""
+
+
+class Throttled(Unavailable):
+    """A service that refuses for now, because it has too much to do."""

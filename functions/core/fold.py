@@ -4,6 +4,7 @@ A batch is folded in rounds of one event per user, one call of the encoder's ste
 its state to float16 inside, so no batching, redelivery or replay can change a bit of the result.
 """
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from functions.core.events import IMPRESSION, Event
 from functions.core.features import Int64, gap_bucket, value_bucket
-from functions.core.user_row import Float16, RingEntry, UserRow, event_hash, item_key, new_row
+from functions.core.user_row import RING, Float16, RingEntry, UserRow, event_hash, item_key, new_row
 
 
 class Step(Protocol):
@@ -99,20 +100,26 @@ def in_space(rows: Sequence[UserRow], encoder: Encoder) -> list[UserRow]:
 
 def _remember(row: UserRow, events: Sequence[Event]) -> tuple[UserRow, list[RingEntry], int]:
     """The row with the new events in its ring, those events, and how many it knew already."""
+    ring, known = deque(row.ring), set(row.hashes)
     entries: list[RingEntry] = []
     skipped = 0
-    for event in events:
+    values = value_bucket([np.nan if e.value is None else e.value for e in events]).tolist()
+    for event, value in zip(events, values, strict=True):
         key = item_key(event.item_id)
         if event.kind == IMPRESSION:
             row = row if (key, event.time_s) in row.seen else row.with_impression(key, event.time_s)
-        elif row.remembers(event.event_id):
+            continue
+        hashed = event_hash(event.event_id)
+        if hashed in known:
             skipped += 1
-        else:
-            value = int(value_bucket(np.nan if event.value is None else event.value))
-            entry = RingEntry(event_hash(event.event_id), key, event.time_s, event.kind, value)
-            row = row.with_entry(entry)
-            entries.append(entry)
-    return row, entries, skipped
+            continue
+        entry = RingEntry(hashed, key, event.time_s, event.kind, value)
+        ring.append(entry)
+        known.add(hashed)
+        entries.append(entry)
+        if len(ring) > RING:
+            known.discard(ring.popleft().event)
+    return replace(row, ring=tuple(ring)), entries, skipped
 
 
 def _advance(

@@ -10,13 +10,18 @@ from functions.core.features import Int64, ItemFeatures
 from functions.core.user_row import Float16
 
 
-def open_session(model: Path) -> ort.InferenceSession:
-    """A session on one CPU thread, without spinning: a Lambda has no core to spare."""
+def session_options() -> ort.SessionOptions:
+    """One CPU thread, without spinning: a Lambda has no core to spare."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+    return options
+
+
+def open_session(model: Path) -> ort.InferenceSession:
+    """A session of `session_options` on the CPU."""
+    return ort.InferenceSession(str(model), session_options(), providers=["CPUExecutionProvider"])
 
 
 class OnnxStep:
@@ -54,3 +59,22 @@ class OnnxItemTower:
         }
         embedding: NDArray[np.float32] = self._session.run(["item_embedding"], inputs)[0]
         return embedding
+
+
+class OnnxScan:
+    """The exported int8 scan: a user vector → the rows with the largest approximate dot products.
+
+    The graph is a stub of a kilobyte; codes and scales are handed over as they lie in the bundle's files.
+    """
+
+    def __init__(self, model: Path, codes: NDArray[np.uint8], scales: NDArray[np.float32]) -> None:
+        self._initializers = [ort.OrtValue.ortvalue_from_numpy(a) for a in (codes, scales)]
+        options = session_options()
+        options.add_external_initializers(["codes", "scales"], self._initializers)
+        self._session = ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+
+    def __call__(self, vector: NDArray[np.float32], count: int) -> NDArray[np.int64]:
+        """vector [d], count ≤ N → rows [count], best first."""
+        inputs = {"vector": vector[None], "count": np.array([count], np.int64)}
+        rows: NDArray[np.int64] = self._session.run(["rows"], inputs)[0][0]
+        return rows

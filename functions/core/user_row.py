@@ -8,7 +8,8 @@ sequence number up to which its records are in this row.
 import hashlib
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,18 +61,15 @@ class UserRow:
     marks: tuple[tuple[bytes, int], ...] = ()
     version: int = 0
     wid: bytes = bytes(8)
-    hashes: frozenset[bytes] = field(init=False, repr=False, compare=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "hashes", frozenset(e.event for e in self.ring))
+    @cached_property
+    def hashes(self) -> frozenset[bytes]:
+        """The event-id hashes in the ring."""
+        return frozenset(e.event for e in self.ring)
 
     def remembers(self, event_id: str) -> bool:
         """Whether an event with this id is among the last RING events."""
         return event_hash(event_id) in self.hashes
-
-    def with_entry(self, entry: RingEntry) -> "UserRow":
-        """The row with one more event in its ring; the oldest falls out at RING + 1."""
-        return replace(self, ring=(*self.ring, entry)[-RING:])
 
     def with_impression(self, item: bytes, time_s: int) -> "UserRow":
         """The row with one more impression; the oldest falls out at SEEN + 1."""

@@ -21,7 +21,7 @@ from functions.core.errors import CorruptBundle
 def bundle(tmp_path: Path) -> Path:
     for n, name in enumerate(FILES):
         (tmp_path / name).write_bytes(random.Random(n).randbytes(100 + n))
-    write_manifest(tmp_path, Manifest("a" * 16, 64, 256, 3, describe(tmp_path)))
+    write_manifest(tmp_path, Manifest("a" * 16, 64, 256, 3, 3, describe(tmp_path)))
     return tmp_path
 
 
@@ -45,14 +45,14 @@ def test_a_missing_file_is_named(bundle: Path, name: str) -> None:
 
 
 def test_a_flipped_bit_is_named_with_both_hashes(bundle: Path) -> None:
-    stated = describe(bundle)["codes.i8"].sha256
-    data = bytearray((bundle / "codes.i8").read_bytes())
+    stated = describe(bundle)["codes.u8"].sha256
+    data = bytearray((bundle / "codes.u8").read_bytes())
     data[7] ^= 1
-    (bundle / "codes.i8").write_bytes(data)
+    (bundle / "codes.u8").write_bytes(data)
     with pytest.raises(CorruptBundle, match=stated) as caught:
         verify(bundle)
-    assert "codes.i8" in str(caught.value)
-    assert describe(bundle)["codes.i8"].sha256 in str(caught.value)
+    assert "codes.u8" in str(caught.value)
+    assert describe(bundle)["codes.u8"].sha256 in str(caught.value)
 
 
 def test_two_files_swapped_are_refused(bundle: Path) -> None:

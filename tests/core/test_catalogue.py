@@ -1,3 +1,4 @@
+import math
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 
@@ -84,7 +85,7 @@ def test_the_same_products_give_the_same_bytes(tmp_path):
         (PRODUCTS[0], "row 2: item_id 'sku-0'.*row 0"),
         (Product("", "x"), "row 2: item_id ''"),
         (Product("x", "x", price=-3.0), "row 2: price -3.0"),
-        (Product("x", "x", price=float("nan")), "row 2: price nan"),
+        (Product("x", "x", price=float("inf")), "row 2: price inf"),
     ],
 )
 def test_a_bad_product_is_named_and_the_old_file_stays(tmp_path, bad, message):
@@ -94,6 +95,11 @@ def test_a_bad_product_is_named_and_the_old_file_stays(tmp_path, bad, message):
         write_catalogue(path, [*PRODUCTS[:2], bad])
     assert [file.name for file in tmp_path.iterdir()] == ["c"]
     assert len(Catalogue(path)) == 1
+
+
+def test_a_product_without_a_price_keeps_being_without_one(tmp_path):
+    write_catalogue(tmp_path / "c", [Product("x", "x", price=float("nan"))])
+    assert math.isnan(Catalogue(tmp_path / "c").product(0).price)
 
 
 def test_no_file_and_a_wrong_file_are_corrupt(tmp_path):

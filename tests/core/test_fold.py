@@ -3,7 +3,7 @@ import pytest
 
 from functions.core.events import Event
 from functions.core.fold import Encoder, fold, in_space
-from functions.core.user_row import Float16
+from functions.core.user_row import RING, Float16, event_hash
 from tests.core.toy_encoder import toy_encoder
 
 
@@ -33,6 +33,18 @@ def test_an_impression_counts_against_the_cap_and_leaves_the_state_alone() -> No
     assert len(row.seen) == 1
     assert done.folded == 0
     assert not row.state.any()
+
+
+@pytest.mark.parametrize("batch", [1, 7, RING + 2])
+def test_the_ring_forgets_the_oldest_one_past_its_bound_whatever_the_batch(batch: int) -> None:
+    encoder = toy_encoder()
+    row, events = encoder.empty(), [event(n) for n in range(RING + 2)]
+    for at in range(0, len(events), batch):
+        (row,), _ = fold([row], [events[at : at + batch]], encoder)
+    assert len(row.ring) == RING
+    assert [row.remembers(f"e{n}") for n in (0, 1, 2, RING + 1)] == [False, False, True, True]
+    (again,), done = fold([row], [[event(2), event(0)]], encoder)
+    assert (done.duplicates, again.ring[-1].event) == (1, event_hash("e0"))
 
 
 def test_a_row_of_another_space_is_rebuilt_from_its_ring() -> None:

@@ -1,0 +1,68 @@
+"""A batch of stream records: what each says, whose it is, and which of them a row still lacks.
+
+Order is log order. A sequence number has up to 129 digits and is compared within one shard only.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from functions.core.errors import InvalidEvent
+from functions.core.events import Event
+from functions.core.records import decode_record
+from functions.core.user_row import UserRow
+
+
+@dataclass(frozen=True)
+class StreamRecord:
+    """One record as Lambda hands it over; `event` is None and `reason` says why where it cannot be folded."""
+
+    shard: str
+    sequence: int
+    raw: Mapping[str, Any]
+    user_key: str = ""
+    event: Event | None = None
+    reason: str = ""
+
+
+def read_records(records: Iterable[Mapping[str, Any]]) -> list[StreamRecord]:
+    """The records of a Kinesis batch, in order; a poison record keeps its place, with the reason."""
+    return [_read(record) for record in records]
+
+
+def by_user(records: Iterable[StreamRecord]) -> dict[str, list[StreamRecord]]:
+    """The records that can be folded, by user key, each user's in log order."""
+    users: dict[str, list[StreamRecord]] = {}
+    for record in records:
+        if record.event is not None:
+            users.setdefault(record.user_key, []).append(record)
+    return users
+
+
+def unread(row: UserRow, records: Iterable[StreamRecord]) -> list[StreamRecord]:
+    """Those records that are above the row's mark of their shard."""
+    return [record for record in records if record.sequence > row.mark(record.shard)]
+
+
+def marked(row: UserRow, records: Iterable[StreamRecord]) -> UserRow:
+    """The row with its marks raised to these records."""
+    for record in records:
+        row = row.with_mark(record.shard, record.sequence)
+    return row
+
+
+def _read(record: Mapping[str, Any]) -> StreamRecord:
+    kinesis = record["kinesis"]
+    shard, sequence = str(record["eventID"]).split(":")[0], int(kinesis["sequenceNumber"])
+    try:
+        data = base64.b64decode(kinesis.get("data") or "", validate=True)
+        key, event = decode_record(data, int(kinesis["approximateArrivalTimestamp"]))
+    except InvalidEvent as error:
+        return StreamRecord(shard, sequence, record, reason=str(error))
+    except (binascii.Error, ValueError, TypeError, KeyError) as error:
+        return StreamRecord(shard, sequence, record, reason=f"{type(error).__name__}: {error}")
+    return StreamRecord(shard, sequence, record, key, event)

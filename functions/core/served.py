@@ -1,0 +1,211 @@
+"""A bundle opened for serving: what can be mapped is not parsed, what is not verified is not served."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from functions.core.bundle import Manifest, bundle_id, verify
+from functions.core.bundle import state_space as space_of
+from functions.core.catalogue import Catalogue
+from functions.core.errors import CorruptBundle
+from functions.core.fold import Encoder, Step
+from functions.core.repeats import Repeats
+from functions.core.runtime import OnnxScan, OnnxStep
+from functions.core.scorer import Scorer, blocks
+from functions.core.slots import Slot, load_slots
+from functions.core.user_row import Float16, UserRow
+
+CANDIDATES = 200
+GOLDEN_TOLERANCE = 2e-2  # another CPU may round another way now and then; a wrong file is off by far more
+CACHED_KEYS = 65_536
+
+Candidates = tuple[NDArray[np.int64], NDArray[np.float64]]
+
+
+class BundleItems:
+    """Rows and embeddings by item key, as the fold asks for them; the keys last asked for are remembered."""
+
+    def __init__(self, catalogue: Catalogue, embeddings: Float16) -> None:
+        self._catalogue = catalogue
+        self._embeddings = embeddings
+        self._rows: dict[bytes, int | None] = {}
+
+    def rows(self, keys: list[bytes]) -> list[int | None]:
+        """Row of each key; None for an item that nobody knows."""
+        unknown = [key for key in set(keys) if key not in self._rows]
+        if unknown:
+            if len(self._rows) + len(unknown) > CACHED_KEYS:
+                self._rows = {}
+                unknown = list(set(keys))
+            found = self._catalogue.rows_of_keys(unknown)
+            self._rows.update((key, found.get(key)) for key in unknown)
+        return [self._rows[key] for key in keys]
+
+    def embedding(self, key: bytes) -> Float16 | None:
+        """[d] float16."""
+        (row,) = self.rows([key])
+        return None if row is None else self._embeddings[row]
+
+
+@dataclass(frozen=True)
+class ServedBundle:
+    """All that the functions ask of a bundle; safe to share between threads."""
+
+    id: str
+    manifest: Manifest
+    encoder: Encoder
+    items: BundleItems
+    catalogue: Catalogue
+    slots: Mapping[str, Slot]
+    repeats: Repeats
+    scorer: Scorer
+    fallback: Mapping[str, Any]
+
+    def candidates(self, row: UserRow, count: int = CANDIDATES) -> Candidates:
+        """Showable rows and scores for a user: the best by dot product and the ring's own, best first."""
+        best = self.scorer.top(row.vector, count)
+        return self.repeats.candidates(
+            best, self.ring_rows(row), lambda rows: self.scorer.scores(row.vector, rows)
+        )
+
+    def ring_rows(self, row: UserRow) -> list[int | None]:
+        """Item rows of the ring, oldest first; None for what the repeat term does not count."""
+        found = self.items.rows([entry.item for entry in row.ring])
+        shown = [None if item is None or item >= self.manifest.showable else item for item in found]
+        return self.repeats.counted([entry.kind for entry in row.ring], shown)
+
+    def popular(self, category: str | None = None) -> Candidates:
+        """Rows of the most popular items, of one category where it has any, best first.
+
+        Scores fall with the logarithm of the rank, as shares of attention do (Zipf).
+        """
+        rows = self.fallback["category"].get(category) or self.fallback["all"]
+        return np.array(rows, np.int64), -np.log(np.arange(1, len(rows) + 1, dtype=np.float64))
+
+    def close(self) -> None:
+        """Let go of the files."""
+        self.catalogue.close()
+
+
+def open_bundle(directory: Path, expected_id: str | None = None) -> ServedBundle:
+    """Verify every byte, open, and check the golden vectors; raises CorruptBundle naming file and reason."""
+    manifest = verify(directory, expected_id)
+    _check_space(directory, manifest)
+    embeddings = _array(directory, "embeddings.f16", "<f2", (manifest.items, manifest.dim))
+    catalogue = Catalogue(directory / "catalogue.sqlite")
+    if not 0 < manifest.showable <= manifest.items == len(catalogue):
+        raise CorruptBundle(
+            f"{directory}: {len(catalogue)} products, {manifest.items} items, {manifest.showable} showable; "
+            "expected as many products as items, and 1 showable at least"
+        )
+    items = BundleItems(catalogue, embeddings)
+    step = _step(directory, manifest)
+    served = ServedBundle(
+        id=bundle_id(manifest.to_json()),
+        manifest=manifest,
+        encoder=Encoder(manifest.state_space, manifest.state_width, manifest.dim, step, items),
+        items=items,
+        catalogue=catalogue,
+        slots=load_slots(directory / "slots.json"),
+        repeats=Repeats(**manifest.repeats),  # type: ignore[arg-type]
+        scorer=Scorer(_scan(directory, manifest), embeddings, manifest.showable),
+        fallback=_fallback(directory / "fallback.json", manifest.showable),
+    )
+    check_golden(served, embeddings, directory)
+    return served
+
+
+def golden(step: Step, embeddings: Float16, histories: NDArray[np.int64], width: int) -> dict[str, object]:
+    """What the step makes of some histories [H, T, 4] (row, kind, gap, value): checked on every opening."""
+    vectors = golden_vectors(step, embeddings, histories, width)
+    return {
+        "histories": histories.tolist(),
+        "vectors": base64.b64encode(vectors.astype("<f2").tobytes()).decode(),
+    }
+
+
+def golden_vectors(step: Step, embeddings: Float16, histories: NDArray[np.int64], width: int) -> Float16:
+    """Vectors [H, d] float16 after the histories [H, T, 4]; width: of the state."""
+    state = np.zeros((len(histories), width), np.float16)
+    vector = np.zeros((len(histories), embeddings.shape[1]), np.float16)
+    for event in np.moveaxis(histories, 1, 0):
+        row, kind, gap, value = (np.ascontiguousarray(column) for column in event.T)
+        state, vector = step(state, embeddings[row], kind, gap, value)
+    return vector
+
+
+def check_golden(served: ServedBundle, embeddings: Float16, directory: Path) -> None:
+    """Raises CorruptBundle where the encoder does not make of the golden histories what the manifest says."""
+    stated = served.manifest.golden
+    try:
+        histories = np.array(stated["histories"], np.int64)
+        expected = np.frombuffer(base64.b64decode(str(stated["vectors"])), "<f2").reshape(
+            -1, served.encoder.dim
+        )
+        found = golden_vectors(served.encoder.step, embeddings, histories, served.encoder.state_width)
+        off = float(np.abs(found.astype(np.float32) - expected.astype(np.float32)).max())
+    except (KeyError, IndexError, ValueError) as error:
+        raise CorruptBundle(f"{directory}: golden vectors cannot be read ({error!r})") from error
+    if not off <= GOLDEN_TOLERANCE:
+        raise CorruptBundle(
+            f"{directory}: golden vectors differ by {off:.3g}; expected {GOLDEN_TOLERANCE} at most"
+        )
+
+
+def _check_space(directory: Path, manifest: Manifest) -> None:
+    towers = ((directory / name).read_bytes() for name in ("user_tower.onnx", "item_tower.onnx"))
+    space = space_of(*towers)
+    if space != manifest.state_space:
+        raise CorruptBundle(f"{directory}: state space {space}; expected {manifest.state_space}")
+
+
+def _step(directory: Path, manifest: Manifest) -> OnnxStep:
+    path = directory / "user_tower.onnx"
+    try:
+        step = OnnxStep(path)
+    except Exception as error:  # ONNX Runtime's errors share no base class
+        raise CorruptBundle(f"{path}: {error}") from error
+    if (step.state_width, step.dim) != (manifest.state_width, manifest.dim):
+        raise CorruptBundle(
+            f"{path}: state {step.state_width}, dim {step.dim}; "
+            f"expected {manifest.state_width}, {manifest.dim} (manifest)"
+        )
+    return step
+
+
+def _scan(directory: Path, manifest: Manifest) -> OnnxScan:
+    count, block = blocks(manifest.dim)
+    codes = _array(directory, "codes.u8", "u1", (manifest.showable, count, block))
+    scales = _array(directory, "scales.f32", "<f4", (manifest.showable * count,))
+    try:
+        return OnnxScan(directory / "score.onnx", codes, scales)
+    except Exception as error:  # as above
+        raise CorruptBundle(f"{directory / 'score.onnx'}: {error}") from error
+
+
+def _array(directory: Path, name: str, kind: str, shape: tuple[int, ...]) -> NDArray[Any]:
+    path = directory / name
+    wanted = int(np.prod(shape)) * np.dtype(kind).itemsize
+    if path.stat().st_size != wanted:
+        raise CorruptBundle(f"{path}: {path.stat().st_size} bytes; expected {wanted} for {shape}")
+    return np.memmap(path, kind, "r", shape=shape)
+
+
+def _fallback(path: Path, showable: int) -> dict[str, Any]:
+    try:
+        read = json.loads(path.read_bytes())
+        lists = [read["all"], *read["category"].values()]
+        sound = read["all"] and all(isinstance(r, int) and 0 <= r < showable for rows in lists for r in rows)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CorruptBundle(f"{path}: {error!r}; expected rows of popular items") from error
+    if not sound:
+        raise CorruptBundle(f"{path}: expected rows in 0..{showable - 1}, at least one")
+    return dict(read)

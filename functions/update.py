@@ -1,0 +1,211 @@
+"""The stream's reader: folds each user's new events into the user's row, exactly once in effect.
+
+A batch is grouped by user; each user is read, folded and written with one conditional put. What goes wrong
+with one user stops that user alone. The lowest failed sequence number is returned, and Lambda delivers again
+from there on: what was written already is known by the rows' marks, and skipped.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+from functions.aws.bundles import REFRESH_S, Bundles, bundle_client
+from functions.aws.quarantine import Quarantine
+from functions.aws.rows import WRITERS, Rows, patient_client
+from functions.aws.settings import Settings
+from functions.aws.telemetry import emit, logger
+from functions.core.batches import StreamRecord, by_user, marked, read_records, unread
+from functions.core.errors import CorruptRow, Unavailable, VersionConflict
+from functions.core.fold import Encoder, Folded, fold
+from functions.core.user_row import UserRow
+
+TRIES = 5  # of one user's put, when other writers come between
+SPARE_S = 3.0  # of the function's time, kept to answer in
+
+
+@dataclass(frozen=True)
+class Pending:
+    """One user's part of a batch: the row as stored, and the records that are not in it yet."""
+
+    key: str
+    stored: UserRow
+    records: Sequence[StreamRecord]
+
+
+class Updater:
+    """What a warm environment keeps."""
+
+    def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
+        s3 = bundle_client()
+        self.rows = Rows(patient_client(), settings.table)
+        self.bundles = Bundles(s3, settings.bucket)
+        self.quarantine = Quarantine(s3, settings.bucket)
+        self.pool = ThreadPoolExecutor(WRITERS)
+        self._clock, self._due_s = clock, -float("inf")
+
+    def encoder(self) -> Encoder | None:
+        """The champion's encoder; the pointer is looked at once in REFRESH_S, or whenever there is none."""
+        if self.bundles.current is None or self._clock() >= self._due_s:
+            self.bundles.refresh()
+            self._due_s = self._clock() + REFRESH_S
+        return self.bundles.current.encoder if self.bundles.current else None
+
+
+@cache
+def updater() -> Updater:
+    """The one Updater of this environment."""
+    return Updater(Settings.from_environment())
+
+
+def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
+    """Fold one Kinesis batch; returns what failed, always: None would acknowledge everything."""
+    started_s = time.perf_counter()
+    records = read_records(event["Records"])
+    ends_s = time.monotonic() + context.get_remaining_time_in_millis() / 1000 - SPARE_S
+    failed = Batch(updater(), records, ends_s).run()
+    duration_ms = 1000 * (time.perf_counter() - started_s)
+    emit({"Records": len(records), "RecordsFailed": len(failed)}, {"BatchDuration": duration_ms})
+    if not failed:
+        return {"batchItemFailures": []}
+    return {"batchItemFailures": [{"itemIdentifier": str(min(record.sequence for record in failed))}]}
+
+
+class Batch:
+    """One batch on its way into the table."""
+
+    def __init__(self, own: Updater, records: list[StreamRecord], ends_s: float) -> None:
+        self._own, self._records, self._ends_s = own, records, ends_s
+        self._now_s = int(time.time())
+
+    def run(self) -> list[StreamRecord]:
+        """Fold all records; returns those that failed and must be delivered again."""
+        encoder = self._own.encoder()
+        if encoder is None:
+            logger.error("no bundle: the batch waits", extra={"records": len(self._records)})
+            return self._records
+        failed = self._put_aside([(r, r.reason) for r in self._records if r.event is None])
+        pending, lost = self._read(by_user(self._records), encoder)
+        folded, unfolded = self._fold(pending, encoder)
+        failed += lost + unfolded
+        outcomes = self._own.pool.map(lambda pair: self._write(pair[0], pair[1], encoder), folded)
+        for (user, _), written in zip(folded, outcomes, strict=True):
+            failed += [] if written else user.records
+        return failed
+
+    def _read(
+        self, users: dict[str, list[StreamRecord]], encoder: Encoder
+    ) -> tuple[list[Pending], list[StreamRecord]]:
+        """What each user's row lacks, and the records of users whose row was not read.
+
+        Nobody can fold onto a row that is not sound, and the shard must not wait for it: the records of
+        such a user go to quarantine, and the row stays as it is.
+        """
+        fetched = self._own.rows.get_many(users)
+        for key, row in fetched.rows.items():
+            if row.space == encoder.space and not fits(row, encoder):
+                fetched.corrupt[key] = CorruptRow(f"state {row.state.size}, vector {row.vector.size}")
+        failed = [record for key in fetched.unread for record in users[key]]
+        failed += self._put_aside(
+            [(r, f"row of {key}: {error}") for key, error in fetched.corrupt.items() for r in users[key]]
+        )
+        pending = []
+        for key in users.keys() - fetched.unread - fetched.corrupt.keys():
+            row = fetched.rows.get(key) or encoder.empty()
+            if lacking := unread(row, users[key]):
+                pending.append(Pending(key, row, lacking))
+        return pending, failed
+
+    def _fold(
+        self, users: list[Pending], encoder: Encoder
+    ) -> tuple[list[tuple[Pending, UserRow]], list[StreamRecord]]:
+        """All users in one vectorised fold; if it fails one by one, so that it stops only who is at fault."""
+        try:
+            return list(zip(users, self._folded(users, encoder), strict=True)), []
+        except Exception:
+            logger.exception("a fold failed")
+        folded, failed = [], []
+        for user in users:
+            try:
+                folded.append((user, self._folded([user], encoder)[0]))
+            except FloatingPointError as error:  # the same events would do the same for ever
+                failed += self._put_aside([(r, f"cannot be folded: {error}") for r in user.records])
+            except Exception as error:
+                logger.error("a user waits", extra={"user_key": user.key, "error": f"{error!r}"})
+                failed += user.records
+        return folded, failed
+
+    def _folded(self, users: list[Pending], encoder: Encoder) -> list[UserRow]:
+        events = [[r.event for r in user.records if r.event is not None] for user in users]
+        rows, counts = fold([user.stored for user in users], events, encoder)
+        _count(counts)
+        return [marked(row, user.records) for row, user in zip(rows, users, strict=True)]
+
+    def _write(self, user: Pending, row: UserRow, encoder: Encoder) -> bool:
+        """Write one user's row; whether the records are in the table now. Any error stops this user only."""
+        try:
+            for _ in range(TRIES):
+                if time.monotonic() >= self._ends_s:
+                    raise Unavailable("the function's time is over")
+                written, current = self._put(user.key, user.stored.version, row)
+                if written:
+                    return True
+                stored = current or encoder.empty()
+                user = replace(user, stored=stored, records=unread(stored, user.records))
+                if not user.records:
+                    return True
+                row = self._folded([user], encoder)[0]
+            raise Unavailable(f"another writer was faster {TRIES} times")
+        except Exception as error:
+            logger.error("a user waits", extra={"user_key": user.key, "error": f"{error!r}"})
+            return False
+
+    def _put(self, key: str, version: int, row: UserRow) -> tuple[bool, UserRow | None]:
+        """Put the next version; on a conflict look whether that was us: an answer can be lost on its way."""
+        wid = os.urandom(8)
+        new = replace(row, version=version + 1, wid=wid)
+        try:
+            self._own.rows.put(key, new, version, self._now_s)
+            return True, None
+        except VersionConflict:
+            current = self._own.rows.get(key)
+            return current is not None and current.wid == wid, current
+
+    def _put_aside(self, poisoned: Iterable[tuple[StreamRecord, str]]) -> list[StreamRecord]:
+        """Quarantine records; returns those for which that failed: they are not acknowledged."""
+        poisoned = list(poisoned)
+        kept = list(self._own.pool.map(self._keep, poisoned))
+        if poisoned:
+            emit({"RecordsQuarantined": sum(kept)})
+        return [record for (record, _), done in zip(poisoned, kept, strict=True) if not done]
+
+    def _keep(self, poisoned: tuple[StreamRecord, str]) -> bool:
+        record, reason = poisoned
+        extra = {"shard": record.shard, "sequence": str(record.sequence), "reason": reason[:300]}
+        try:
+            self._own.quarantine.put(record.shard, record.sequence, record.raw, reason)
+        except Exception as error:
+            logger.error("quarantine refused a record", extra={**extra, "error": f"{error!r}"})
+            return False
+        logger.warning("record in quarantine", extra=extra)
+        return True
+
+
+def fits(row: UserRow, encoder: Encoder) -> bool:
+    """Whether state and vector have the encoder's widths."""
+    return (row.state.size, row.vector.size) == (encoder.state_width, encoder.dim)
+
+
+def _count(counts: Folded) -> None:
+    emit(
+        {
+            "EventsFolded": counts.folded,
+            "EventsKnown": counts.duplicates,
+            "ItemsUnknown": counts.unknown_items,
+        }
+    )

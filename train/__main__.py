@@ -7,19 +7,26 @@ import json
 import sys
 import time
 from collections import Counter
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from functions.core.errors import VitrineError
-from functions.core.features import Vocabulary, item_features
-from train.baselines import BASELINES
-from train.checkpoint import load
-from train.evaluate import SPLITS, evaluate, split
+from functions.core.features import ItemFeatures, Vocabulary, item_features
+from functions.core.repeats import Repeats
+from train.checkpoint import load, write_meta
+from train.evaluate import Candidates, candidates, choose_repeats, embed_items, evaluate, evaluate_baselines
 from train.fit import Options, fit
+from train.handover import write_held_out, write_popularity, write_products
 from train.log import Log, read_log
 from train.mapping import load_mapping
+from train.split import SPLITS, Split, split
 from train.towers import Shape
 
+VALIDATION_USERS = 1_000
 MAX_NAMES = 20_000  # categories, and brands, that get a row of their own; the rarest beyond are unknown
 
 
@@ -54,23 +61,60 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
 
 def _run(log: Log, options: argparse.Namespace) -> dict[str, object]:
     interactions = log.to_arrays()
-    catalogue = log.items.to_pylist()
-    log_only = len(interactions.item_ids) - len(catalogue)
-    vocabulary = Vocabulary(_names(catalogue, "category"), _names(catalogue, "brand"))
-    features = item_features([*catalogue, *({} for _ in range(log_only))], vocabulary)
-    parts = split(interactions, options.split)
+    products = log.items.to_pylist()
+    vocabulary = Vocabulary(_names(products, "category"), _names(products, "brand"))
+    features = item_features(_padded(products, len(interactions.item_ids)), vocabulary)
+    parts = split(interactions, options.split, seed=options.seed)
+    inner = split(parts.train, options.split, VALIDATION_USERS, options.seed)
     shape = Shape(len(interactions.item_ids), len(vocabulary.categories), len(vocabulary.brands))
     chosen = Options(epochs=options.epochs, seed=options.seed)
     options.out.mkdir(parents=True, exist_ok=True)
-    history = fit(parts.train, features, vocabulary, shape, chosen, options.out)
-    towers, _ = load(options.out)
-    scores = evaluate(towers, features, parts)
+    print(f"training on {len(inner.train.user):,} events, at most {chosen.epochs} epochs", flush=True)
+    fit(inner, features, vocabulary, shape, chosen, options.out)
+    write_products(options.out, products, interactions.item_ids)
+    write_popularity(options.out, interactions)
+    write_held_out(options.out, parts, options.seed)
     return {
-        "test": scores["test"],
-        "validation": asdict(history.epochs[history.best]),
-        "baselines": {name: scores[name] for name in BASELINES},
+        **_scores(options.out, features, parts, inner, int(interactions.time_s.max())),
+        "data": {
+            "users": len(interactions.user_ids),
+            "items": len(interactions.item_ids),
+            "events": len(interactions.user),
+        },
         "dropped": log.dropped,
     }
+
+
+def _scores(
+    out: Path, features: ItemFeatures, parts: Split, inner: Split, watermark_s: int
+) -> dict[str, object]:
+    """Validation, test and baselines; the repeat term is chosen on validation and kept in the checkpoint."""
+    print(f"ranking {len(parts.targets):,} test users through the serving fold", flush=True)
+    towers, meta = load(out)
+    table = embed_items(towers, features)
+
+    def proposed(of: Split) -> tuple[list[Candidates], list[NDArray[np.int64]]]:
+        users = sorted(of.targets)
+        return candidates(of.train, users, towers, table), [of.targets[user] for user in users]
+
+    validation, wanted = proposed(inner)
+    kinds = np.unique(parts.train.kind).tolist()
+    repeats = replace(choose_repeats(validation, wanted, table), kinds=tuple(kinds))
+    validated = evaluate(validation, repeats, wanted, table)
+    write_meta(out, replace(meta, repeats=repeats, watermark_s=watermark_s, metrics=validated))
+    test, wanted = proposed(parts)
+    return {
+        "test": evaluate(test, repeats, wanted, table),
+        "test_without_repeats": evaluate(test, Repeats(), wanted, table),
+        "validation": validated,
+        "baselines": evaluate_baselines(parts),
+        "repeats": asdict(repeats),
+    }
+
+
+def _padded(products: list[dict[str, object]], items: int) -> list[Mapping[str, object]]:
+    """The catalogue and an empty product for every item that only the log knows."""
+    return [*products, *({} for _ in range(items - len(products)))]
 
 
 def _names(catalogue: list[dict[str, object]], field: str) -> tuple[str, ...]:

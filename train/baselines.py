@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 from implicit.nearest_neighbours import CosineRecommender
 from numpy.typing import NDArray
@@ -28,8 +30,14 @@ def user_items(log: Interactions) -> csr_matrix:
 
 def ranked(scores: NDArray[np.float32], k: int) -> Top:
     """The k best rows of each user, ties to the lower row: [users, N] → [users, k]."""
-    best: Top = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-    return best
+    k = min(k, scores.shape[1])
+    return np.stack([_best(row, k) for row in scores])
+
+
+def _best(scores: NDArray[np.float32], k: int) -> NDArray[np.int64]:
+    edge = np.partition(scores, len(scores) - k)[len(scores) - k]
+    rows = np.flatnonzero(scores >= edge)
+    return rows[np.lexsort((rows, -scores[rows]))][:k].astype(np.int64)
 
 
 def popularity(log: Interactions, users: list[int], k: int) -> Top:
@@ -42,7 +50,9 @@ def item_knn(log: Interactions, users: list[int], k: int) -> Top:
     """Cosine between items (Sarwar et al. 2001), the NEIGHBOURS nearest of each; -1 where nothing is near."""
     matrix = user_items(log)
     model = CosineRecommender(K=NEIGHBOURS)
-    model.fit(matrix, show_progress=False)
+    with warnings.catch_warnings():  # it converts what it computed itself, and warns of that
+        warnings.simplefilter("ignore")
+        model.fit(matrix, show_progress=False)
     rows, _ = model.recommend(users, matrix[users], N=k, filter_already_liked_items=False)
     return np.asarray(rows, np.int64)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 
+from functions.core.repeats import Repeats
 from train.towers import Shape, Towers
 
 WEIGHTS = "weights.safetensors"
@@ -17,6 +18,7 @@ SHAPE = "shape.json"
 VOCABULARY = "vocabulary.json"
 ITEM_IDS = "item_ids.json"
 META = "meta.json"
+META_FIELDS = {"watermark_s", "metrics", "repeats"}
 
 
 class BadCheckpoint(ValueError):
@@ -31,6 +33,7 @@ class Meta:
     vocabulary: Mapping[str, Any] = field(default_factory=dict)
     watermark_s: int = 0
     metrics: Mapping[str, float] = field(default_factory=dict)
+    repeats: Repeats = field(default_factory=Repeats)
 
 
 def save(folder: Path, towers: Towers, meta: Meta) -> None:
@@ -42,7 +45,13 @@ def save(folder: Path, towers: Towers, meta: Meta) -> None:
     _write(folder / SHAPE, asdict(towers.shape))
     _write(folder / VOCABULARY, dict(meta.vocabulary))
     _write(folder / ITEM_IDS, list(meta.item_ids))
-    _write(folder / META, {"watermark_s": meta.watermark_s, "metrics": dict(meta.metrics)})
+    write_meta(folder, meta)
+
+
+def write_meta(folder: Path, meta: Meta) -> None:
+    """Write what is learnt beside the weights: the repeat term is chosen after the last epoch."""
+    rest = {"watermark_s": meta.watermark_s, "metrics": dict(meta.metrics), "repeats": asdict(meta.repeats)}
+    _write(folder / META, rest)
 
 
 def load(folder: Path) -> tuple[Towers, Meta]:
@@ -53,9 +62,11 @@ def load(folder: Path) -> tuple[Towers, Meta]:
     item_ids = tuple(_read(folder / ITEM_IDS))
     _check_items(shape, item_ids, folder)
     rest = _read(folder / META)
-    if set(rest) != {"watermark_s", "metrics"}:
-        raise BadCheckpoint(f"{folder / META}: fields {sorted(rest)}; expected ['metrics', 'watermark_s']")
-    return towers.eval(), Meta(item_ids, _read(folder / VOCABULARY), rest["watermark_s"], rest["metrics"])
+    if set(rest) != META_FIELDS:
+        raise BadCheckpoint(f"{folder / META}: fields {sorted(rest)}; expected {sorted(META_FIELDS)}")
+    repeats = Repeats(**rest["repeats"])
+    meta = Meta(item_ids, _read(folder / VOCABULARY), rest["watermark_s"], rest["metrics"], repeats)
+    return towers.eval(), meta
 
 
 def _shape(path: Path) -> Shape:

@@ -8,10 +8,9 @@ from typing import Any
 
 import ibis
 
-from train.mapping import Mapping
+from train.mapping import Mapping, load_mapping
 
-# The lines of a basket are sorted by product id, so their order says nothing about the household.
-MAPPING = Mapping(ties="shuffle")
+MAP = Path(__file__).parent / "maps" / "complete_journey.toml"
 
 
 def write_files(out: Path) -> tuple[Path, Path, Mapping]:
@@ -24,7 +23,7 @@ def write_files(out: Path) -> tuple[Path, Path, Mapping]:
     _events(transactions).to_parquet(out / "events.parquet")
     _items(products, transactions).to_parquet(out / "items.parquet")
     database.disconnect()
-    return out / "events.parquet", out / "items.parquet", MAPPING
+    return out / "events.parquet", out / "items.parquet", load_mapping(MAP)
 
 
 def _events(transactions: Any) -> Any:
@@ -45,11 +44,11 @@ def _items(products: Any, transactions: Any) -> Any:
     return joined.select(
         item_id=joined.product_id.cast("string"),
         title=_human(joined.product_type) + size,
-        category=joined.product_category,
+        category=_human(joined.product_category),
         brand=joined.brand,
-        price=joined.price,
+        price=(joined.price > 0).ifelse(joined.price, ibis.null("float64")),  # petrol, by the thousandth
         currency=ibis.literal("USD"),
-        tags=joined.department,
+        tags=_human(joined.department),
     )
 
 

@@ -5,69 +5,28 @@ Every metric ranks the whole catalogue. A user's targets are what the user did i
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from tqdm import tqdm
 
-from functions.core.events import EVENT_TYPES, IMPRESSION, Event
+from functions.core.events import EVENT_TYPES, Event
 from functions.core.features import Int64, ItemFeatures
 from functions.core.fold import Encoder, fold
-from functions.core.user_row import Float16, item_key
-from train.baselines import BASELINES, ranked
-from train.baselines import USERS_AT_ONCE as USERS_RANKED_AT_ONCE
+from functions.core.repeats import Repeats
+from functions.core.user_row import Float16, UserRow, item_key
+from train.baselines import BASELINES
 from train.log import Interactions
+from train.split import Split
 from train.towers import Towers
 
-SPLITS = ("time", "leave-one-out")
-TEST_SHARE = 0.1  # of the events, the latest ones
 USERS_AT_ONCE = 512
 CUTS = (10, 20)
-
-Targets = dict[int, NDArray[np.int64]]  # user → rows of the items to be found
-
-
-@dataclass(frozen=True)
-class Split:
-    """What may be learnt from, and what each test user did afterwards."""
-
-    train: Interactions
-    targets: Targets
-
-
-def split(log: Interactions, how: str) -> Split:
-    """Split by time (the latest tenth is the test) or leave each user's last event out.
-
-    Only users with a history are tested. Raises ValueError for another `how`.
-    """
-    if how not in SPLITS:
-        raise ValueError(f"split: {how!r}; expected one of {list(SPLITS)}")
-    counted = log.kind != IMPRESSION
-    if how == "time":
-        latest = np.sort(log.time_s[counted])[-max(1, int(TEST_SHARE * counted.sum()))]
-        test = counted & (log.time_s >= latest)
-    else:
-        test = np.zeros(len(log.user), bool)
-        at = np.flatnonzero(counted)
-        test[at[_last_of_each(log.user[at])]] = True
-    history = set(log.user[counted & ~test].tolist())
-    targets = {
-        int(u): np.unique(log.item[test & (log.user == u)]).astype(np.int64)
-        for u in np.unique(log.user[test])
-        if int(u) in history
-    }
-    return Split(_take(log, ~test), targets)
-
-
-def _last_of_each(users: NDArray[np.int32]) -> NDArray[np.int64]:
-    _, from_the_end = np.unique(users[::-1], return_index=True)
-    return len(users) - 1 - from_the_end
-
-
-def _take(log: Interactions, rows: NDArray[np.bool_]) -> Interactions:
-    columns = {name: getattr(log, name)[rows] for name in ("user", "item", "kind", "time_s", "value")}
-    return replace(log, **columns)
+CANDIDATES = 200
+WEIGHTS = (0.0, -16.0, -4.0, -1.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+HALF_LIVES = (8.0, 32.0, 128.0, 512.0, 2048.0)
 
 
 class TowerItems:
@@ -77,12 +36,16 @@ class TowerItems:
         self._rows = {item_key(item_id): row for row, item_id in enumerate(item_ids)}
         self._embeddings = embeddings
 
+    def row(self, key: bytes) -> int | None:
+        """Row of an item key; None for an item that nobody knows."""
+        return self._rows.get(key)
+
     def embedding(self, key: bytes) -> Float16 | None:
         row = self._rows.get(key)
         return None if row is None else self._embeddings[row]
 
 
-def torch_encoder(towers: Towers, item_ids: list[str], embeddings: Float16) -> Encoder:
+def torch_encoder(towers: Towers, items: TowerItems) -> Encoder:
     """The trained user tower as the fold's encoder, before it is exported."""
 
     @torch.inference_mode()
@@ -91,7 +54,7 @@ def torch_encoder(towers: Towers, item_ids: list[str], embeddings: Float16) -> E
         return after.numpy(), vector.numpy()
 
     shape = towers.shape
-    return Encoder("0" * 16, shape.state_width, shape.dim, step, TowerItems(item_ids, embeddings))
+    return Encoder("0" * 16, shape.state_width, shape.dim, step, items)
 
 
 @torch.inference_mode()
@@ -103,17 +66,20 @@ def embed_items(towers: Towers, features: ItemFeatures) -> Float16:
     return embeddings
 
 
-def user_vectors(log: Interactions, users: list[int], encoder: Encoder) -> NDArray[np.float32]:
-    """Vectors after each user's history, [users, d]."""
-    vectors = []
+def user_rows(log: Interactions, users: list[int], encoder: Encoder) -> list[UserRow]:
+    """The stored row of each user after the user's history, [users]."""
+    rows: dict[int, UserRow] = {}
     order = np.argsort(log.user, kind="stable")
     bounds = np.searchsorted(log.user[order], [[u, u + 1] for u in users])
-    for at in range(0, len(users), USERS_AT_ONCE):
-        chunk = bounds[at : at + USERS_AT_ONCE]
-        histories = [[_event(log, int(row)) for row in order[a:b]] for a, b in chunk]
-        rows, _ = fold([encoder.empty()] * len(histories), histories, encoder)
-        vectors += [row.vector for row in rows]
-    return np.stack(vectors).astype(np.float32)
+    by_length = np.argsort(bounds[:, 1] - bounds[:, 0], kind="stable")  # so that a round is full to its end
+    with tqdm(total=len(users), desc="fold", unit="user", disable=None) as bar:
+        for at in range(0, len(users), USERS_AT_ONCE):
+            chunk = by_length[at : at + USERS_AT_ONCE]
+            histories = [[_event(log, int(row)) for row in order[slice(*bounds[user])]] for user in chunk]
+            folded, _ = fold([encoder.empty()] * len(histories), histories, encoder)
+            rows.update(zip(chunk.tolist(), folded, strict=True))
+            bar.update(len(chunk))
+    return [rows[position] for position in range(len(users))]
 
 
 def _event(log: Interactions, row: int) -> Event:
@@ -128,47 +94,90 @@ def _event(log: Interactions, row: int) -> Event:
 
 
 def metrics(top: NDArray[np.int64], targets: list[NDArray[np.int64]], items: int) -> dict[str, float]:
-    """hr, recall, ndcg and mrr at each cut, and coverage; means over users.
-
-    NDCG's ideal is min(k, |targets|) hits in front (Järvelin & Kekäläinen 2002). Recall divides by |targets|.
-    """
+    """hr, recall, ndcg and mrr at each cut, and coverage; means over users. -1 in `top` is no item."""
     result: dict[str, float] = {}
     for k in CUTS:
-        hits = np.stack([np.isin(t[:k], want) for t, want in zip(top, targets, strict=True)])  # [U, k]
+        hits = _hits(top, targets, k)
         wanted = np.array([len(want) for want in targets])
-        discount = 1 / np.log2(np.arange(2, hits.shape[1] + 2))
-        ideal = np.array([discount[: min(n, k)].sum() for n in wanted])
         first = np.where(hits.any(1), 1 / (hits.argmax(1) + 1), 0.0)
+        shown = np.unique(top[:, :k])
         result |= {
             f"hr@{k}": float(hits.any(1).mean()),
             f"recall@{k}": float((hits.sum(1) / wanted).mean()),
-            f"ndcg@{k}": float(((hits * discount).sum(1) / ideal).mean()),
+            f"ndcg@{k}": ndcg(top, targets, k),
             f"mrr@{k}": float(first.mean()),
-            f"coverage@{k}": len(np.unique(top[:, :k])) / items,
+            f"coverage@{k}": int((shown >= 0).sum()) / items,
         }
     return result
 
 
-def evaluate(towers: Towers, features: ItemFeatures, parts: Split) -> dict[str, dict[str, float]]:
-    """Metrics on the test part, of the model as "test" and of each baseline under its name.
+def ndcg(top: NDArray[np.int64], targets: list[NDArray[np.int64]], k: int) -> float:
+    """NDCG@k; the ideal is min(k, |targets|) hits in front (Järvelin & Kekäläinen 2002)."""
+    hits = _hits(top, targets, k)
+    discount = 1 / np.log2(np.arange(2, k + 2))
+    ideal = np.array([discount[: min(len(want), k)].sum() for want in targets])
+    return float(((hits * discount[: hits.shape[1]]).sum(1) / ideal).mean())
 
-    Raises ValueError where no user can be tested.
-    """
+
+def _hits(top: NDArray[np.int64], targets: list[NDArray[np.int64]], k: int) -> NDArray[np.bool_]:
+    return np.stack([np.isin(t[:k], want) for t, want in zip(top, targets, strict=True)])  # [U, k]
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """One user's way to a list: the best rows by dot product, and the rows of the ring, oldest first."""
+
+    best: tuple[NDArray[np.int64], NDArray[np.float32]]
+    ring: list[int | None]
+    vector: NDArray[np.float32]
+
+    def top(self, repeats: Repeats, table: NDArray[np.float32], k: int) -> NDArray[np.int64]:
+        """The k rows that would be served, best first; table [N, d]; -1 where there are fewer."""
+        rows, _ = repeats.candidates(self.best, self.ring, lambda wanted: table[wanted] @ self.vector)
+        return np.pad(rows[:k], (0, max(0, k - len(rows))), constant_values=-1)
+
+
+def candidates(log: Interactions, users: list[int], towers: Towers, table: Float16) -> list[Candidates]:
+    """What each user's row, folded as it is when served, proposes from the embeddings `table` [N, d]."""
+    items = TowerItems(log.item_ids, table)
+    rows = user_rows(log, users, torch_encoder(towers, items))
+    whole = torch.from_numpy(table.astype(np.float32)).T
+    found = []
+    for at in range(0, len(rows), USERS_AT_ONCE):
+        part = rows[at : at + USERS_AT_ONCE]
+        vectors = np.stack([row.vector for row in part]).astype(np.float32)
+        scores, best = (torch.from_numpy(vectors) @ whole).topk(min(CANDIDATES, len(table)), 1)
+        for row, s, b, vector in zip(part, scores.numpy(), best.numpy(), vectors, strict=True):
+            found.append(Candidates((b, s), [items.row(entry.item) for entry in row.ring], vector))
+    return found
+
+
+def choose_repeats(proposed: list[Candidates], targets: list[NDArray[np.int64]], table: Float16) -> Repeats:
+    """The repeat term with the best NDCG@10; the smallest weight among equals."""
+    wide = table.astype(np.float32)
+
+    def quality(repeats: Repeats) -> float:
+        top = np.stack([c.top(repeats, wide, 10) for c in proposed])
+        return round(ndcg(top, targets, 10), 6)
+
+    grid = [Repeats(w, h) for w in WEIGHTS for h in (HALF_LIVES if w else HALF_LIVES[:1])]
+    scored = [(quality(r), -abs(r.weight)) for r in tqdm(grid, desc="repeats", disable=None)]
+    return grid[max(range(len(grid)), key=scored.__getitem__)]
+
+
+def evaluate(
+    proposed: list[Candidates], repeats: Repeats, targets: list[NDArray[np.int64]], table: Float16
+) -> dict[str, float]:
+    """Metrics of what would be served."""
+    wide = table.astype(np.float32)
+    return metrics(np.stack([c.top(repeats, wide, CUTS[-1]) for c in proposed]), targets, len(table))
+
+
+def evaluate_baselines(parts: Split) -> dict[str, dict[str, float]]:
+    """Metrics of each baseline on the test users, under its name."""
     users = sorted(parts.targets)
-    if not users:
-        raise ValueError("no user of the test part has a history; expected a log that covers a longer time")
     targets = [parts.targets[u] for u in users]
-    size = len(parts.train.item_ids)
-    result = {"test": metrics(_model(towers, features, parts, users), targets, size)}
-    for name, baseline in BASELINES.items():
-        result[name] = metrics(baseline(parts.train, users, max(CUTS)), targets, size)
-    return result
-
-
-def _model(towers: Towers, features: ItemFeatures, parts: Split, users: list[int]) -> NDArray[np.int64]:
-    embeddings = embed_items(towers, features)
-    vectors = user_vectors(parts.train, users, torch_encoder(towers, parts.train.item_ids, embeddings))
-    table = embeddings.astype(np.float32).T
-    starts = range(0, len(users), USERS_RANKED_AT_ONCE)
-    top = [ranked(vectors[a : a + USERS_RANKED_AT_ONCE] @ table, max(CUTS)) for a in starts]
-    return np.concatenate(top)
+    return {
+        name: metrics(baseline(parts.train, users, CUTS[-1]), targets, len(parts.train.item_ids))
+        for name, baseline in tqdm(BASELINES.items(), desc="baselines", disable=None)
+    }

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,31 +18,17 @@ from torch.nn import functional as F
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from functions.core.features import ItemFeatures, Vocabulary, gap_bucket, value_bucket
+from functions.core.features import ItemFeatures, Vocabulary
 from train.checkpoint import Meta, save
+from train.dataset import Batch, HeldOut, Windows, held_out, windows
+from train.evaluate import CUTS, metrics
+from train.log import Interactions
 from train.loss import expected_counts, full_softmax, negative_distribution, sampled_softmax
+from train.split import Split
 from train.towers import Shape, Towers
 
-IMPRESSION = 7  # never advances the state
-DISMISS = 6  # advances the state, but is nothing to predict
-TOP = 10
-
-
-class Events(Protocol):
-    """A behaviour log such as `train.log.Interactions`: n events by time; item is a row of item_ids."""
-
-    @property
-    def user(self) -> NDArray[np.int32]: ...
-    @property
-    def item(self) -> NDArray[np.int32]: ...
-    @property
-    def kind(self) -> NDArray[np.int8]: ...
-    @property
-    def time_s(self) -> NDArray[np.int64]: ...
-    @property
-    def value(self) -> NDArray[np.float32]: ...
-    @property
-    def item_ids(self) -> Sequence[str]: ...
+STOP_ON = "ndcg@10"
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
 
 
 class Diverged(RuntimeError):
@@ -53,19 +41,18 @@ class Options:
 
     epochs: int = 30
     patience: int = 4
-    batch: int = 128  # windows
+    batch: int = 64  # windows of full length, or as many events of shorter ones
     window: int = 200  # events
     learning_rate: float = 2e-3
     weight_decay: float = 0.05
     clip: float = 1.0
     softmax_budget: int = 2**28  # items x positions up to which every item is scored
-    negatives: int = 2048
-    from_batch: int = 1024
-    validation_users: int = 5000
+    negatives: int = 1024
+    from_batch: int = 512
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "patience", "batch", "validation_users", "from_batch"):
+        for name in ("epochs", "patience", "batch", "from_batch"):
             if getattr(self, name) < 1:
                 raise ValueError(f"options.{name} is {getattr(self, name)}; expected at least 1")
         if self.window < 2:
@@ -76,12 +63,10 @@ class Options:
 
 @dataclass(frozen=True)
 class Epoch:
-    """One pass over the windows, and how well each held-out last event was then ranked among all items."""
+    """One pass over the windows: mean loss, and how well the validation users were then ranked."""
 
     loss: float
-    ndcg: float
-    hit_rate: float
-    hit_rate_1: float
+    metrics: Mapping[str, float]
 
 
 @dataclass
@@ -92,102 +77,11 @@ class History:
     best: int = -1
 
 
-@dataclass(frozen=True)
-class Windows:
-    """R stretches of T events of one user each, padded at the end; target -1: nothing to learn."""
-
-    item: Tensor  # int64 [R, T] rows
-    kind: Tensor  # int64 [R, T]
-    gap: Tensor  # int64 [R, T] buckets
-    value: Tensor  # int64 [R, T] buckets
-    target: Tensor  # int64 [R, T] rows, the next event's item
-
-    def __getitem__(self, rows: Tensor) -> Windows:
-        return Windows(self.item[rows], self.kind[rows], self.gap[rows], self.value[rows], self.target[rows])
-
-    def to(self, device: torch.device) -> Windows:
-        """The same windows on a device."""
-        return Windows(*(t.to(device) for t in (self.item, self.kind, self.gap, self.value, self.target)))
-
-
-def windows(log: Events, options: Options) -> tuple[Windows, Windows]:
-    """Training and validation windows.
-
-    Of up to `validation_users` users the last event is held out: it is no training target, and the validation
-    window is the stretch before it with that one target. Raises ValueError if no user has two events.
-    """
-    order = np.argsort(log.user, kind="stable")
-    order = order[log.kind[order] != IMPRESSION]
-    user = log.user[order]
-    first = np.flatnonzero(np.r_[True, user[1:] != user[:-1]]) if len(user) else np.zeros(0, np.int64)
-    last = np.r_[first[1:], len(user)]
-    columns = _columns(log, order, first)
-    held = _held_out(columns[4], last - 1, first, options)
-    train = [
-        s
-        for a, b in zip(first, last, strict=True)
-        for s in _cut(int(a), int(b) - 1 - int(b - 1 in held), options.window)
-    ]
-    if not train:
-        raise ValueError(f"{len(log.user)} events, no training pair; expected a user with 2 events or more")
-    ends = sorted(held)
-    starts = dict(zip(last - 1, first, strict=True))
-    validation = [(max(int(starts[e]), e - options.window), e) for e in ends]
-    return _fill(columns, train, options.window), _last_target(
-        _fill(columns, validation, options.window), validation
-    )
-
-
-def _columns(
-    log: Events, order: NDArray[np.int64], first: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], ...]:
-    """item, kind, gap, value, and the item to be predicted after each event's predecessor (-1: none)."""
-    time_s = log.time_s[order]
-    gap_s = np.diff(time_s, prepend=time_s[:1]).clip(min=0)
-    gap_s[first] = -1  # no event before
-    item, kind = log.item[order].astype(np.int64), log.kind[order].astype(np.int64)
-    wanted = np.where(kind == DISMISS, -1, item)
-    return item, kind, gap_bucket(gap_s), value_bucket(log.value[order]), wanted
-
-
-def _held_out(
-    wanted: NDArray[np.int64], last: NDArray[np.int64], first: NDArray[np.int64], options: Options
-) -> set[int]:
-    """Positions of the events to validate on: last ones of users who keep a training pair without it."""
-    able = last[(last - first >= 2) & (wanted[last] >= 0)]
-    chosen = np.random.default_rng(options.seed).permutation(able)[: options.validation_users]
-    return {int(e) for e in chosen}
-
-
-def _cut(start: int, stop: int, length: int) -> Iterator[tuple[int, int]]:
-    """Stretches of input positions in [start, stop), the newest ones full."""
-    while stop > start:
-        yield max(start, stop - length), stop
-        stop -= length
-
-
-def _fill(columns: tuple[NDArray[np.int64], ...], spans: list[tuple[int, int]], length: int) -> Windows:
-    longest = max((b - a for a, b in spans), default=1)
-    filled = [np.zeros((len(spans), min(length, longest)), np.int64) for _ in range(4)]
-    target = np.full_like(filled[0], -1)
-    for row, (a, b) in enumerate(spans):
-        for table, column in zip(filled, columns, strict=False):
-            table[row, : b - a] = column[a:b]
-        target[row, : b - a] = columns[4][a + 1 : b + 1]
-    return Windows(*(torch.from_numpy(t) for t in (*filled, target)))
-
-
-def _last_target(filled: Windows, spans: list[tuple[int, int]]) -> Windows:
-    length = torch.tensor([b - a for a, b in spans], dtype=torch.int64)
-    is_last = torch.arange(filled.target.shape[1])[None, :] == length[:, None] - 1
-    return Windows(filled.item, filled.kind, filled.gap, filled.value, filled.target.where(is_last, -1))
-
-
 class Trainer:
     """The towers, the tables they read and the optimiser, for the length of one `fit`."""
 
     def __init__(
-        self, log: Events, features: ItemFeatures, shape: Shape, options: Options, steps: int
+        self, log: Interactions, features: ItemFeatures, shape: Shape, options: Options, steps: int
     ) -> None:
         torch.manual_seed(options.seed)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -199,7 +93,7 @@ class Trainer:
         self.popularity = (counts / counts.sum()).float().to(self.device)
         self.negatives = negative_distribution(counts).to(self.device)
         self.optimiser = torch.optim.AdamW(
-            _groups(self.towers, options.weight_decay), lr=options.learning_rate
+            _groups(self.towers, options.weight_decay), lr=options.learning_rate, fused=True
         )
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimiser, lambda step: _cosine(step, steps))
 
@@ -207,7 +101,7 @@ class Trainer:
         """Embeddings of item rows, [n] -> [n, d]."""
         return self.towers.item(rows + 1, *(table[rows] for table in self.tables))  # type: ignore[no-any-return]
 
-    def loss(self, batch: Windows) -> Tensor:
+    def loss(self, batch: Batch) -> Tensor:
         """Cross-entropy of all of the batch's targets."""
         known = batch.target >= 0
         target = batch.target[known]
@@ -217,7 +111,7 @@ class Trainer:
             return full_softmax(vectors, embeddings, target)
         return self._sampled(batch, known, target)
 
-    def _sampled(self, batch: Windows, known: Tensor, target: Tensor) -> Tensor:
+    def _sampled(self, batch: Batch, known: Tensor, target: Tensor) -> Tensor:
         own = target[torch.randint(len(target), (self.options.from_batch,), device=self.device)]
         drawn = torch.multinomial(self.negatives, self.options.negatives, replacement=True)
         candidates = torch.cat([own, drawn])  # [K]
@@ -229,10 +123,10 @@ class Trainer:
         counts = expected_counts(self.popularity, len(own), self.negatives, len(drawn))
         return sampled_softmax(vectors, positives, target, others, candidates, counts[candidates].log())
 
-    def _vectors(self, items: Tensor, batch: Windows) -> Tensor:
+    def _vectors(self, items: Tensor, batch: Batch) -> Tensor:
         return self.towers.user(items, batch.kind, batch.gap, batch.value)  # type: ignore[no-any-return]
 
-    def step(self, batch: Windows, where: str) -> float:
+    def step(self, batch: Batch, where: str) -> float:
         """One update; raises Diverged, saying where, on a loss or gradient that is not finite."""
         self.towers.train()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
@@ -254,83 +148,106 @@ class Trainer:
         return f"; not finite: {', '.join(bad)}" if bad else ""
 
     @torch.no_grad()
-    def ranks(self, held: Windows) -> Tensor:
-        """Rank, 0 = best, of each window's one target among all items (ties count against it), [R]."""
+    def top(self, held: HeldOut, k: int) -> NDArray[np.int64]:
+        """The k best items of each held-out user, by the parallel form, repeats not weighed, [U, k]."""
         self.towers.eval()
         rows = torch.arange(self.towers.shape.items, device=self.device)
         embeddings = torch.cat([self.embed(part) for part in torch.split(rows, 8192)])
-        ranks = []
-        for part in torch.split(torch.arange(len(held.item)), self.options.batch):
-            batch = held[part].to(self.device)
-            known = batch.target >= 0
-            vectors = self._vectors(F.embedding(batch.item, embeddings), batch)[known]
-            scores = vectors @ embeddings.T
-            own = scores.gather(1, batch.target[known][:, None])
-            ranks.append((scores >= own).sum(1) - 1)
-        return torch.cat(ranks).cpu()
+        best = []
+        for part in torch.split(torch.arange(len(held.targets)), self.options.batch):
+            batch = held.windows.batch(part).to(self.device)
+            vectors = self._vectors(F.embedding(batch.item, embeddings), batch)
+            last = vectors[torch.arange(len(part)), held.windows.length[part] - 1]
+            best.append((last @ embeddings.T).topk(min(k, len(rows)), 1).indices.cpu())
+        return torch.cat(best).numpy()
 
 
 def fit(
-    log: Events, features: ItemFeatures, vocabulary: Vocabulary, shape: Shape, options: Options, out: Path
+    parts: Split, features: ItemFeatures, vocabulary: Vocabulary, shape: Shape, options: Options, out: Path
 ) -> History:
-    """Train both towers and keep the epoch with the best validation NDCG@10 in `out`, with TensorBoard logs.
+    """Train both towers on `parts.train` and keep the epoch that best ranks `parts.targets`, in `out`.
 
-    features: content of `log.item_ids`, row by row. One seed gives the same weights on one machine. Raises
-    ValueError on sizes that contradict each other and Diverged, naming epoch and step, on a non-finite loss.
+    TensorBoard logs go beside the checkpoint. features: content of the log's `item_ids`, row by row. One seed
+    gives the same weights on one machine. Raises ValueError on sizes that contradict each other and Diverged,
+    naming epoch and step, on a non-finite loss.
     """
+    log = parts.train
     _check(log, features, shape)
-    train, held = windows(log, options)
-    if not len(held.item):
-        raise ValueError(
-            f"{len(log.user)} events, no user to validate on; expected one with 3 events or more"
-        )
-    per_epoch = -(-len(train.item) // options.batch)
+    _keep_freed_memory()
+    train, held = windows(log, options.window), held_out(log, parts.targets, options.window)
+    events = train.batch_events(options.batch * options.window)
+    per_epoch = len(train.batches(events, torch.Generator()))
     trainer = Trainer(log, features, shape, options, per_epoch * options.epochs)
     history, shuffle = History(), torch.Generator().manual_seed(options.seed)
     with SummaryWriter(str(out / "tensorboard")) as board, _bar(per_epoch * options.epochs) as bar:
         for number in range(options.epochs):
-            loss = _pass(trainer, train, shuffle, number, bar)
-            history.epochs.append(_epoch(loss, trainer.ranks(held)))
+            loss = _pass(trainer, train, events, shuffle, number, bar)
+            history.epochs.append(
+                Epoch(loss, metrics(trainer.top(held, CUTS[-1]), held.targets, shape.items))
+            )
             _report(board, bar, number, history.epochs[-1])
-            if history.best < 0 or history.epochs[-1].ndcg > history.epochs[history.best].ndcg:
+            if history.best < 0 or _better(history.epochs[-1], history.epochs[history.best]):
                 history.best = number
+                _serve_unseen_kinds_as_other(trainer.towers, log)
                 save(out, trainer.towers, _meta(log, vocabulary, history.epochs[-1]))
             if number - history.best >= options.patience:
                 break
     return history
 
 
-def _pass(trainer: Trainer, train: Windows, shuffle: torch.Generator, number: int, bar: Any) -> float:
+@torch.no_grad()
+def _serve_unseen_kinds_as_other(towers: Towers, log: Interactions) -> None:
+    """Give event types that the log lacks the embedding of kind 0, which dropping types has trained."""
+    table = towers.user.kinds.weight
+    unseen = np.setdiff1d(np.arange(len(table)), log.kind)
+    table[torch.from_numpy(unseen)] = table[0].clone()
+
+
+def _better(epoch: Epoch, best: Epoch) -> bool:
+    return epoch.metrics[STOP_ON] > best.metrics[STOP_ON]
+
+
+def _pass(
+    trainer: Trainer, train: Windows, events: int, shuffle: torch.Generator, number: int, bar: Any
+) -> float:
+    """One epoch; the mean loss of its steps."""
     losses = []
-    for step, rows in enumerate(
-        torch.split(torch.randperm(len(train.item), generator=shuffle), trainer.options.batch)
-    ):
-        batch = train[rows].to(trainer.device)
+    for step, rows in enumerate(train.batches(events, shuffle)):
+        batch = train.batch(rows).to(trainer.device)
         if bool((batch.target >= 0).any()):
             losses.append(trainer.step(batch, f"epoch {number}, step {step}"))
         bar.update()
     return sum(losses) / max(len(losses), 1)
 
 
-def _epoch(loss: float, ranks: Tensor) -> Epoch:
-    hit = ranks < TOP
-    gain = torch.where(hit, 1 / torch.log2(ranks.double() + 2), 0.0)
-    return Epoch(loss, float(gain.mean()), float(hit.double().mean()), float((ranks < 1).double().mean()))
-
-
 def _report(board: SummaryWriter, bar: Any, number: int, epoch: Epoch) -> None:
-    for name, value in asdict(epoch).items():
-        board.add_scalar(name, value, number)
-    bar.set_postfix(epoch=number, loss=f"{epoch.loss:.3f}", ndcg=f"{epoch.ndcg:.4f}")
+    for name, value in {"loss": epoch.loss, **epoch.metrics}.items():
+        board.add_scalar(name.replace("@", "_at_"), value, number)
+    shown = {"epoch": number, "loss": f"{epoch.loss:.3f}", "validation": f"{epoch.metrics[STOP_ON]:.4f}"}
+    bar.set_postfix(shown)
+    if bar.disable:  # no terminal to draw a bar on
+        print(", ".join(f"{name} {value}" for name, value in shown.items()), flush=True)
 
 
 def _bar(steps: int) -> Any:
     return tqdm(total=steps, desc="fit", unit="batch", disable=None)
 
 
-def _meta(log: Events, vocabulary: Vocabulary, epoch: Epoch) -> Meta:
+def _meta(log: Interactions, vocabulary: Vocabulary, epoch: Epoch) -> Meta:
     names = {"categories": list(vocabulary.categories), "brands": list(vocabulary.brands)}
-    return Meta(tuple(map(str, log.item_ids)), names, int(log.time_s.max()), asdict(epoch))
+    return Meta(tuple(map(str, log.item_ids)), names, int(log.time_s.max()), epoch.metrics)
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc reuse a step's large buffers instead of returning them to the kernel page by page.
+
+    A third of a CPU step otherwise goes into page faults (docs/experiments.md). Elsewhere it does nothing.
+    """
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None)
+        if hasattr(libc, "mallopt"):
+            libc.mallopt(M_MMAP_MAX, 0)
+            libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def _groups(towers: Towers, weight_decay: float) -> list[dict[str, Any]]:
@@ -345,7 +262,7 @@ def _cosine(step: int, steps: int) -> float:
     return min((step + 1) / warm, 0.5 * (1 + math.cos(math.pi * min(step / steps, 1.0))))
 
 
-def _check(log: Events, features: ItemFeatures, shape: Shape) -> None:
+def _check(log: Interactions, features: ItemFeatures, shape: Shape) -> None:
     if len(log.item_ids) != shape.items or len(features.category) != shape.items:
         raise ValueError(
             f"{len(log.item_ids)} item ids, features of {len(features.category)} items; "

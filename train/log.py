@@ -70,7 +70,8 @@ class Interactions:
 
 @dataclass(frozen=True, slots=True)
 class Log:
-    """A clean log. `events` (user_id, item_id, type, time, value) is sorted by time, then by the ties rule.
+    """A clean log. `events` (user_id, item_id, type, time, value) is sorted by time, then by the ties rule;
+    `items` has what has a title first.
 
     `dropped` counts by reason; `examples` has the first three of each, with their row (1 = the first after
     the header, malformed lines not counted) and value.
@@ -127,10 +128,16 @@ def read_log(
         kept = reader.events(_files(events, Path(folder, "events")))
         catalogue = reader.items(_files(items, Path(folder, "items"))) if items else reader.derived(kept)
         table = kept.order_by(_order(kept, mapping.ties)).select(*EVENT_COLUMNS).to_pyarrow()
-        log = Log(table, catalogue.to_pyarrow(), reader.dropped, reader.examples)
+        log = Log(table, _titled_first(catalogue.to_pyarrow()), reader.dropped, reader.examples)
     if not table.num_rows:
         raise UnusableLog("\n".join([f"no usable event in {events}", *_dropped_lines(*reader.counts())]))
     return log
+
+
+def _titled_first(items: pa.Table) -> pa.Table:
+    """Only what has a title can be shown; with those in front, what may be proposed is a range of rows."""
+    titled = pc.fill_null(pc.greater(pc.utf8_length(items["title"].cast(pa.string())), 0), False)
+    return pa.concat_tables([items.filter(titled), items.filter(pc.invert(titled))])
 
 
 def _dropped_lines(dropped: dict[str, int], examples: dict[str, list[str]]) -> list[str]:

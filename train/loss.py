@@ -44,9 +44,19 @@ def sampled_softmax(
     own = _at_least_float32((vectors * positives).sum(-1, keepdim=True))  # [P, 1]
     others = _at_least_float32(vectors @ candidates.T)  # [P, K]
     if log_q is not None:
-        others = others - log_q
-    others = others.masked_fill(target[:, None] == candidate_rows[None, :], float("-inf"))
-    return (torch.logsumexp(torch.cat([own, others], 1), 1) - own[:, 0]).mean()
+        others = others.sub_(log_q)
+    others[_collisions(target, candidate_rows)] = float("-inf")
+    return F.cross_entropy(torch.cat([own, others], 1), torch.zeros_like(target))
+
+
+def _collisions(target: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """(position, candidate) of every candidate that is the position's own target, without a [P, K] mask."""
+    ordered, where = torch.sort(rows)
+    first = torch.searchsorted(ordered, target)
+    count = torch.searchsorted(ordered, target, right=True) - first
+    position = torch.repeat_interleave(torch.arange(len(target), device=target.device), count)
+    nth = torch.arange(len(position), device=target.device) - (count.cumsum(0) - count)[position]
+    return position, where[first[position] + nth]
 
 
 def _at_least_float32(logits: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from functions.core.features import GAP_BUCKETS, PRICE_BUCKETS, TEXT_BUCKETS, VA
 from train.scan import scan
 
 KINDS = 8
-FEWEST_ROWS = 4  # in a smaller batch the CPU's matrix product sums in another order
+STEP_ROWS = 64  # one shape for every step: the CPU's matrix product sums in another order by batch size
 GATE_SHARPNESS = 8.0  # c in De et al. 2024, eq. 4
 
 
@@ -107,6 +107,9 @@ class ItemTower(nn.Module):
         return self.ids(item_id) + content + self.mixed(F.silu(self.hidden(content)))  # type: ignore[no-any-return]
 
     def _text(self, text: Tensor) -> Tensor:
+        """Mean of the n-grams' embeddings, [B, 32] -> [B, d]; zero where there is no text."""
+        if not torch.compiler.is_exporting():  # the same mean without [B, 32, d] in memory
+            return F.embedding_bag(text, self.texts.weight, mode="mean", padding_idx=0)
         present = (text > 0).unsqueeze(-1).float()  # [B, 32, 1]
         return (self.texts(text) * present).sum(1) / present.sum(1).clamp(min=1.0)  # type: ignore[no-any-return]
 
@@ -175,13 +178,16 @@ class UserTower(nn.Module):
 
         This, rounding included, defines a user's state; `forward` only trains it.
         """
-        users = state.shape[0]
-        if not torch.compiler.is_exporting() and users < FEWEST_ROWS:
-            state, item, kind, gap, value = (_padded(t) for t in (state, item, kind, gap, value))
-            state, vector = self.step(state, item, kind, gap, value)
-            return state[:users], vector[:users]
+        if not torch.compiler.is_exporting() and state.shape[0] != STEP_ROWS:
+            return self._in_fixed_shape(state, item, kind, gap, value)
         state, vector = self._walk(state.float(), item.float(), kind, gap, value, rounded=True)
         return state.half(), vector.half()
+
+    def _in_fixed_shape(self, *columns: Tensor) -> tuple[Tensor, Tensor]:
+        users = columns[0].shape[0]
+        padded = (torch.split(_padded(c, -users % STEP_ROWS), STEP_ROWS) for c in columns)
+        states, vectors = zip(*(self.step(*part) for part in zip(*padded, strict=True)), strict=True)
+        return torch.cat(states)[:users], torch.cat(vectors)[:users]
 
     def unrounded_step(
         self, state: Tensor, item: Tensor, kind: Tensor, gap: Tensor, value: Tensor
@@ -204,8 +210,8 @@ class UserTower(nn.Module):
         return self.item(item) + self.kinds(kind) + self.gaps(gap) + self.values(value)  # type: ignore[no-any-return]
 
 
-def _padded(x: Tensor) -> Tensor:
-    return torch.cat([x, x.new_zeros((FEWEST_ROWS - x.shape[0], *x.shape[1:]))])
+def _padded(x: Tensor, rows: int) -> Tensor:
+    return torch.cat([x, x.new_zeros((rows, *x.shape[1:]))])
 
 
 class Towers(nn.Module):

@@ -7,8 +7,9 @@ import pytest
 
 from train.__main__ import main
 from train.baselines import BASELINES
-from train.evaluate import metrics, split
+from train.evaluate import Candidates, choose_repeats, evaluate, metrics
 from train.log import Interactions
+from train.split import split
 
 
 def interactions(users: list[int], items: list[int]) -> Interactions:
@@ -50,6 +51,36 @@ def test_a_user_without_a_history_is_not_tested() -> None:
     assert split(interactions([0, 0, 1], [0, 1, 2]), "leave-one-out").targets.keys() == {0}
 
 
+def test_at_most_the_asked_number_of_users_is_tested() -> None:
+    log = interactions([0, 1, 2] * 10, list(range(30)))
+    few = split(log, "leave-one-out", most_users=2, seed=3)
+    assert len(few.targets) == 2
+    assert few.train.item.tolist() == list(range(27))
+
+
+def test_an_item_done_twice_in_the_test_part_is_one_target() -> None:
+    log = interactions([0] * 40, [*range(36), 7, 7, 5, 7])
+    assert {u: t.tolist() for u, t in split(log, "time").targets.items()} == {0: [5, 7]}
+
+
+def proposals(ring: list[int | None]) -> list[Candidates]:
+    table = np.eye(4, dtype=np.float32)
+    vector = table[0] * np.float32(0.5)
+    return [Candidates((np.arange(4), table @ vector), ring, vector)]
+
+
+def test_repeats_are_rewarded_where_people_come_back_and_barred_where_they_do_not() -> None:
+    table = np.eye(4, dtype=np.float16)
+    back = choose_repeats(proposals([3]), [np.array([3])], table)
+    away = choose_repeats(proposals([0]), [np.array([1])], table)
+    assert back.weight > 0 > away.weight
+    assert evaluate(proposals([3]), back, [np.array([3])], table)["mrr@10"] == 1.0
+
+
+def test_where_repeats_say_nothing_they_weigh_nothing() -> None:
+    assert choose_repeats(proposals([None]), [np.array([0])], np.eye(4, dtype=np.float16)).weight == 0
+
+
 def test_the_command_learns_a_world_whose_right_answer_is_known(tmp_path: Path) -> None:
     """Item i is always followed by i + 1; popularity can't know that."""
     lines = [
@@ -64,6 +95,7 @@ def test_the_command_learns_a_world_whose_right_answer_is_known(tmp_path: Path) 
     arguments = ["--events", str(tmp_path / "log.jsonl"), "--split", "leave-one-out", "--out", str(out)]
     assert main([*arguments, "--epochs", "40"]) == 0
     report = json.loads((out / "metrics.json").read_text())
+    assert report["data"] == {"users": 60, "items": 12, "events": 840}
     assert report["baselines"].keys() == {"popularity", "item_knn", "svd"}
     assert report["test"]["mrr@10"] > 0.9 > max(b["mrr@10"] for b in report["baselines"].values())
 

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 
 from functions.core.features import ItemFeatures, Vocabulary
+from functions.core.repeats import Repeats
 from train.checkpoint import BadCheckpoint, Meta, load, save
-from train.fit import Diverged, History, Options, Trainer, fit, windows
+from train.dataset import Batch, Windows, held_out, windows
+from train.fit import Diverged, History, Options, Trainer, fit
+from train.log import Interactions
 from train.loss import expected_counts, full_softmax, negative_distribution, sampled_softmax
+from train.split import split
 from train.towers import Shape, Towers
 
 ITEMS = 12
@@ -23,24 +25,17 @@ SHAPE = Shape(items=ITEMS, categories=1, brands=1, dim=16, width=16, dropout=0.0
 QUICK = Options(epochs=12, batch=16, window=8, learning_rate=2e-2, patience=12)
 
 
-@dataclass(frozen=True)
-class Log:
-    user: NDArray[np.int32]
-    item: NDArray[np.int32]
-    kind: NDArray[np.int8]
-    time_s: NDArray[np.int64]
-    value: NDArray[np.float32]
-    item_ids: list[str]
-
-
-def circle(users: int = 60, length: int = 10) -> Log:
+def circle(users: int = 60, length: int = 10) -> Interactions:
     """Item i is always followed by i + 1."""
     time_s, user = np.divmod(np.arange(users * length), users)
     item = (user * 5 + time_s) % ITEMS
     value = np.full(len(user), np.nan, np.float32)
     kind = np.ones(len(user), np.int8)
     ids = [f"sku-{i}" for i in range(ITEMS)]
-    return Log(user.astype(np.int32), item.astype(np.int32), kind, time_s.astype(np.int64) * 60, value, ids)
+    names = [f"u{u}" for u in range(users)]
+    return Interactions(
+        user.astype(np.int32), item.astype(np.int32), kind, time_s.astype(np.int64) * 60, value, names, ids
+    )
 
 
 def features() -> ItemFeatures:
@@ -48,23 +43,31 @@ def features() -> ItemFeatures:
     return ItemFeatures(none, none, none, np.zeros((ITEMS, 32), np.int64))
 
 
-def train(out: Path, options: Options = QUICK, log: Log | None = None) -> History:
-    return fit(log or circle(), features(), Vocabulary(("toys",), ("acme",)), SHAPE, options, out)
+def train(out: Path, options: Options = QUICK, log: Interactions | None = None) -> History:
+    parts = split(circle() if log is None else log, "leave-one-out")
+    return fit(parts, features(), Vocabulary(("toys",), ("acme",)), SHAPE, options, out)
 
 
 def test_learns_that_each_item_is_followed_by_the_next(tmp_path: Path) -> None:
     history = train(tmp_path)
-    assert history.epochs[history.best].hit_rate_1 > 0.9
+    assert history.epochs[history.best].metrics["mrr@10"] > 0.9
     towers, meta = load(tmp_path)
-    assert meta.metrics["ndcg"] == history.epochs[history.best].ndcg
+    assert meta.metrics == history.epochs[history.best].metrics
     assert meta.vocabulary == {"categories": ["toys"], "brands": ["acme"]}
-    assert (meta.item_ids[3], meta.watermark_s, towers.shape) == ("sku-3", 540, SHAPE)
+    assert (meta.item_ids[3], meta.watermark_s, towers.shape) == ("sku-3", 480, SHAPE)
     assert list((tmp_path / "tensorboard").iterdir())
 
 
 def test_learns_it_from_a_sample_of_the_items_as_well(tmp_path: Path) -> None:
     history = train(tmp_path, dataclasses.replace(QUICK, softmax_budget=0, negatives=1000, from_batch=64))
-    assert history.epochs[history.best].hit_rate_1 > 0.9
+    assert history.epochs[history.best].metrics["mrr@10"] > 0.9
+
+
+def test_an_event_type_that_the_log_lacks_is_served_as_other(tmp_path: Path) -> None:
+    train(tmp_path, dataclasses.replace(QUICK, epochs=2))
+    kinds = load(tmp_path)[0].user.kinds.weight
+    assert all(torch.equal(kinds[k], kinds[0]) for k in range(2, 8))
+    assert not torch.equal(kinds[1], kinds[0])
 
 
 def test_one_seed_gives_one_model(tmp_path: Path) -> None:
@@ -85,7 +88,7 @@ def test_divergence_says_where() -> None:
     trainer = Trainer(circle(), features(), SHAPE, QUICK, 10)
     with torch.no_grad():
         trainer.towers.user.readout.weight[0, 0] = float("nan")
-    batch = windows(circle(), QUICK)[0][torch.arange(4)].to(trainer.device)
+    batch = windows(circle(), QUICK.window).batch(torch.arange(4)).to(trainer.device)
     with pytest.raises(Diverged, match=r"epoch 3, step 7: loss nan.*not finite: user\.readout\.weight"):
         trainer.step(batch, "epoch 3, step 7")
 
@@ -94,7 +97,7 @@ def test_divergence_says_where() -> None:
 def test_half_precision_computes_nearly_the_same_loss(budget: int) -> None:
     trainer = Trainer(circle(), features(), SHAPE, dataclasses.replace(QUICK, softmax_budget=budget), 10)
     trainer.towers.eval()
-    batch = windows(circle(), QUICK)[0].to(trainer.device)
+    batch = everything(windows(circle(), QUICK.window)).to(trainer.device)
     torch.manual_seed(0)
     whole = trainer.loss(batch).item()
     torch.manual_seed(0)
@@ -104,24 +107,62 @@ def test_half_precision_computes_nearly_the_same_loss(budget: int) -> None:
     assert half.item() == pytest.approx(whole, abs=1e-2)
 
 
-def test_windows_hold_every_pair_once_and_never_the_held_out_one() -> None:
-    log = circle(users=3, length=10)
-    made, held = windows(log, dataclasses.replace(QUICK, window=4, validation_users=2))
-    assert int((made.target >= 0).sum()) == 3 * 9 - 2
+def everything(made: Windows) -> Batch:
+    return made.batch(torch.arange(len(made.length)))
+
+
+def test_windows_hold_every_pair_once() -> None:
+    made = everything(windows(circle(users=3, length=10), 4))
+    assert made.item.shape == (9, 4)
     known = made.target >= 0
+    assert int(known.sum()) == 3 * 9
     assert torch.equal(made.target[known], (made.item[known] + 1) % ITEMS)
-    assert (held.target >= 0).sum(1).tolist() == [1, 1]
-    assert held.item.shape == (2, 4)
     assert int((made.gap == 0).sum()) == int((~known).sum()) + 3  # padding, and each user's first event
+
+
+@pytest.mark.parametrize("events", [1, 12, 40, 10_000])
+def test_batches_hold_every_window_once_and_keep_to_their_size(events: int) -> None:
+    logs = [circle(users=5, length=n) for n in (3, 9, 20)]
+    made = windows(joined(logs), 8)
+    batches = made.batches(events, torch.Generator().manual_seed(1))
+    assert sorted(torch.cat(batches).tolist()) == list(range(len(made.length)))
+    for rows in batches:
+        padded = made.batch(rows).item
+        assert padded.numel() <= events or len(rows) == 1
+    again = made.batches(events, torch.Generator().manual_seed(2))
+    assert len(again) == len(batches)
+    assert events > 1000 or any(not torch.equal(a, b) for a, b in zip(batches, again, strict=True))
+
+
+def joined(logs: list[Interactions]) -> Interactions:
+    """The logs side by side, of different users."""
+    users = np.concatenate([log.user + 100 * n for n, log in enumerate(logs)]).astype(np.int32)
+    columns = {
+        name: np.concatenate([getattr(log, name) for log in logs])
+        for name in ("item", "kind", "time_s", "value")
+    }
+    return Interactions(users, **columns, user_ids=[], item_ids=logs[0].item_ids)
+
+
+def test_held_out_windows_end_with_the_users_last_event() -> None:
+    log = circle(users=3, length=10)
+    held = held_out(log, {2: np.array([7]), 0: np.array([1, 2])}, 4)
+    assert [t.tolist() for t in held.targets] == [[1, 2], [7]]
+    assert held.windows.length.tolist() == [4, 4]
+    assert everything(held.windows).item.tolist() == [[6, 7, 8, 9], [4, 5, 6, 7]]
+
+
+def test_a_history_shorter_than_the_window_is_held_out_whole() -> None:
+    held = held_out(circle(users=1, length=3), {0: np.array([3])}, 8)
+    assert (held.windows.length.tolist(), everything(held.windows).item.tolist()) == ([3], [[0, 1, 2]])
 
 
 def test_impressions_move_nothing_and_dismissals_are_no_target() -> None:
     log = circle(users=1, length=6)
     log.kind[2], log.kind[3] = 7, 6
-    made, held = windows(log, QUICK)
-    assert made.item.tolist() == [[0, 1, 3]]
-    assert made.target.tolist() == [[1, -1, 4]]
-    assert int(held.target.max()) == 5
+    made = everything(windows(log, QUICK.window))
+    assert made.item.tolist() == [[0, 1, 3, 4]]
+    assert made.target.tolist() == [[1, -1, 4, 5]]
 
 
 def test_sizes_that_contradict_are_named(tmp_path: Path) -> None:
@@ -132,7 +173,7 @@ def test_sizes_that_contradict_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="11 item ids"):
         train(tmp_path, log=dataclasses.replace(circle(), item_ids=["x"] * 11))
     with pytest.raises(ValueError, match="no training pair"):
-        train(tmp_path, log=circle(length=1))
+        train(tmp_path, log=circle(length=2))
 
 
 def test_loss_gradients_equal_numeric_ones() -> None:
@@ -178,7 +219,10 @@ def test_correction_brings_the_sampled_loss_to_the_full_one() -> None:
 
 def test_checkpoint_round_trip_is_exact(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    towers, meta = Towers(SHAPE), Meta(tuple("abcdefghijkl"), {"brands": ["ß"]}, 7, {"ndcg": 0.25})
+    towers, meta = (
+        Towers(SHAPE),
+        Meta(tuple("abcdefghijkl"), {"brands": ["ß"]}, 7, {"ndcg": 0.25}, Repeats(2.0, 8.0)),
+    )
     save(tmp_path, towers, meta)
     read, read_meta = load(tmp_path)
     assert read_meta == meta

@@ -311,3 +311,11 @@ def test_the_complete_journey(tmp_path: Path) -> None:
     assert log.items.num_rows == 92_331
     ice = log.items.slice(log.items["item_id"].to_pylist().index("25671"), 1).to_pylist()[0]
     assert (ice["title"], ice["tags"]) == ("Ice - crushed/cubed 22 lb", "GROCERY")
+
+
+def test_items_without_a_title_come_after_those_that_can_be_shown(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text("user_id,item_id,type,time\nu,b,view,2026-01-01T00:00:00Z\n")
+    (tmp_path / "items.csv").write_text("item_id,title,category\na,,x\nb,Tea,x\nc,  ,x\nd,Cup,x\n")
+    log = read_log(tmp_path / "log.csv", tmp_path / "items.csv")
+    assert log.items["item_id"].to_pylist()[:2] == ["b", "d"]
+    assert log.to_arrays().item_ids[log.to_arrays().item[0]] == "b"

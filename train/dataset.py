@@ -1,0 +1,141 @@
+"""A behaviour log as training windows: stretches of one user's events, each with the item that came next."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from functions.core.events import IMPRESSION, KINDS
+from functions.core.features import gap_bucket, value_bucket
+from train.log import Interactions
+
+DISMISS = KINDS["dismiss"]  # advances the state, but is nothing to predict
+STEPS_PER_EPOCH = 50  # at least, where a small log would be a handful of full batches
+SMALLEST_BATCH = 256  # events
+
+
+@dataclass(frozen=True)
+class Batch:
+    """R stretches of T events of one user each, padded at the end; target -1: nothing to learn."""
+
+    item: Tensor  # int64 [R, T] rows
+    kind: Tensor  # int64 [R, T]
+    gap: Tensor  # int64 [R, T] buckets
+    value: Tensor  # int64 [R, T] buckets
+    target: Tensor  # int64 [R, T] rows, the next event's item
+
+    def to(self, device: torch.device) -> Batch:
+        """The same stretches on a device."""
+        return Batch(*(t.to(device) for t in (self.item, self.kind, self.gap, self.value, self.target)))
+
+
+@dataclass(frozen=True)
+class Windows:
+    """R stretches of a log that stays as it is, [n] by user; nothing is padded before it is in a batch."""
+
+    columns: Tensor  # int32 [5, n]: item, kind, gap, value, target
+    start: Tensor  # int64 [R]
+    length: Tensor  # int64 [R]
+
+    def batch(self, rows: Tensor) -> Batch:
+        """The windows `rows`, padded to the longest of them."""
+        length = self.length[rows]
+        place = torch.arange(int(length.max()))[None]  # [1, T]
+        inside = place < length[:, None]
+        at = torch.where(inside, self.start[rows][:, None] + place, 0)
+        item, kind, gap, value, target = self.columns[:, at].long()
+        item, kind, gap, value = (torch.where(inside, column, 0) for column in (item, kind, gap, value))
+        return Batch(item, kind, gap, value, target.where(inside, -1))
+
+    def batches(self, events: int, shuffle: torch.Generator) -> list[Tensor]:
+        """Every window once, in batches of at most `events` after padding (a longer window goes alone).
+
+        Windows of about one length go together, so that little is padded; which ones and when is shuffled.
+        """
+        mixed = torch.randperm(len(self.length), generator=shuffle)
+        order = mixed[torch.argsort(self.length[mixed], stable=True)]
+        cuts, first = [0], 0
+        for at, length in enumerate(self.length[order].tolist()):
+            if at > first and (at - first + 1) * length > events:
+                cuts.append(at)
+                first = at
+        parts = torch.tensor_split(order, cuts[1:])
+        return [parts[i] for i in torch.randperm(len(parts), generator=shuffle).tolist()]
+
+    def batch_events(self, most: int) -> int:
+        """Events in a batch: `most`, or fewer where an epoch would have too few steps."""
+        return min(most, max(SMALLEST_BATCH, int(self.length.sum()) // STEPS_PER_EPOCH))
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """U users' newest events, a window each, and the rows that each user went on to."""
+
+    windows: Windows
+    targets: list[NDArray[np.int64]]
+
+
+def windows(log: Interactions, length: int) -> Windows:
+    """Windows of at most `length` events with every next item to be learnt, the newest windows full.
+
+    Raises ValueError if no user has two events.
+    """
+    columns, _, first, last = _by_user(log)
+    start, stop = _cut(first, last - 1, length)
+    if not len(start):
+        raise ValueError(f"{len(log.user)} events, no training pair; expected a user with 2 events or more")
+    return Windows(columns, torch.from_numpy(start), torch.from_numpy(stop - start))
+
+
+def held_out(log: Interactions, targets: Mapping[int, NDArray[np.int64]], length: int) -> HeldOut:
+    """The newest `length` events of each user of `targets`; raises ValueError where there is none."""
+    columns, user, first, last = _by_user(log)
+    wanted = np.intersect1d(user[first], np.array(list(targets), np.int64))
+    if not wanted.size:
+        raise ValueError(
+            f"{len(log.user)} events, no user to validate on; expected one with 3 events or more"
+        )
+    at = np.searchsorted(user[first], wanted)
+    start = np.maximum(first[at], last[at] - length)
+    newest = Windows(columns, torch.from_numpy(start), torch.from_numpy(last[at] - start))
+    return HeldOut(newest, [targets[int(user)] for user in wanted])
+
+
+def _by_user(log: Interactions) -> tuple[Tensor, NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]]:
+    """Columns [5, n] sorted by user, the users [n], and where each user's events begin and end."""
+    order = np.argsort(log.user, kind="stable")
+    order = order[log.kind[order] != IMPRESSION]
+    user = log.user[order]
+    first = np.flatnonzero(np.r_[True, user[1:] != user[:-1]]) if len(user) else np.zeros(0, np.int64)
+    last = np.r_[first[1:], len(user)]
+    return _columns(log, order, first, last), user, first, last
+
+
+def _columns(
+    log: Interactions, order: NDArray[np.int64], first: NDArray[np.int64], last: NDArray[np.int64]
+) -> Tensor:
+    """item, kind, gap, value, and the item that came next (-1: none, or nothing to predict)."""
+    time_s = log.time_s[order]
+    gap_s = np.diff(time_s, prepend=time_s[:1]).clip(min=0)
+    gap_s[first] = -1  # no event before
+    item, kind = log.item[order], log.kind[order]
+    following = np.roll(np.where(kind == DISMISS, -1, item), -1)
+    following[last - 1] = -1
+    columns = (item, kind, gap_bucket(gap_s), value_bucket(log.value[order]), following)
+    return torch.from_numpy(np.stack([c.astype(np.int32) for c in columns]))
+
+
+def _cut(
+    first: NDArray[np.int64], stop: NDArray[np.int64], length: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Stretches of each [first, stop), the newest one full: starts and stops."""
+    count = -(-(stop - first) // length)
+    user = np.repeat(np.arange(len(first)), count)
+    nth = np.arange(len(user)) - np.repeat(np.cumsum(count) - count, count)
+    stops = stop[user] - nth * length
+    return np.maximum(first[user], stops - length), stops

@@ -1,0 +1,66 @@
+"""What export needs besides the weights: products, popularity, and test users to prove a quantization on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from functions.core.events import IMPRESSION
+from train.log import Interactions
+from train.split import Split
+
+CATALOGUE = "catalogue.jsonl"
+POPULARITY = "popularity.f32"
+HELD_OUT = "held_out.npz"
+PROOF_USERS = 1_000
+HALF_LIFE_S = 30 * 86_400  # an event a month old counts half
+
+
+def write_products(folder: Path, products: Iterable[Mapping[str, object]], item_ids: list[str]) -> None:
+    """One line per item row: what the catalogue says of it, or its id alone where only the log knows it."""
+    known = [{k: v for k, v in product.items() if v is not None} for product in products]
+    known += [{"item_id": item_id} for item_id in item_ids[len(known) :]]
+    lines = (json.dumps(product, ensure_ascii=False, default=str) for product in known)
+    (folder / CATALOGUE).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def popularity(log: Interactions) -> NDArray[np.float32]:
+    """Events per item row, [N], halved for every 30 days that they lie before the log's end."""
+    counted = log.kind != IMPRESSION
+    age_s = log.time_s.max() - log.time_s[counted]
+    weights = np.exp2(-age_s / HALF_LIFE_S)
+    counts = np.bincount(log.item[counted], weights=weights, minlength=len(log.item_ids))
+    return counts.astype(np.float32)
+
+
+def write_popularity(folder: Path, log: Interactions) -> None:
+    """Little-endian float32 [N]."""
+    popularity(log).astype("<f4").tofile(folder / POPULARITY)
+
+
+def write_held_out(folder: Path, parts: Split, seed: int) -> None:
+    """Histories and targets of at most PROOF_USERS test users, one after the other, oldest first."""
+    log = parts.train
+    users = np.sort(np.random.default_rng(seed).permutation(sorted(parts.targets))[:PROOF_USERS])
+    order = np.argsort(log.user, kind="stable")
+    bounds = np.searchsorted(log.user[order], [users, users + 1])
+    rows = np.concatenate([order[a:b] for a, b in zip(*bounds, strict=True)])
+    targets = [parts.targets[int(user)] for user in users]
+    np.savez_compressed(
+        folder / HELD_OUT,
+        history_bounds=_bounds(bounds[1] - bounds[0]),
+        item=log.item[rows],
+        kind=log.kind[rows],
+        time_s=log.time_s[rows],
+        value=log.value[rows],
+        target_bounds=_bounds(np.array([len(target) for target in targets])),
+        target=np.concatenate(targets).astype(np.int32),
+    )
+
+
+def _bounds(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import onnx
@@ -70,19 +74,53 @@ def _example_codes(*names: str) -> dict[str, Tensor]:
     return {name: torch.zeros(EXAMPLES, dtype=torch.int64) for name in names}
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's notes on its own deprecations and on packages that nobody asked for."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
+
+
 def _export(module: nn.Module, inputs: dict[str, Tensor], outputs: list[str], path: Path) -> None:
     batch = torch.export.Dim("batch")
-    program = torch.onnx.export(
-        module.eval(),
-        tuple(inputs.values()),
-        input_names=list(inputs),
-        output_names=outputs,
-        dynamic_shapes=tuple({0: batch} for _ in inputs),
-        opset_version=OPSET,
-        dynamo=True,
-        verbose=False,
-    )
+    with _quiet():
+        program = torch.onnx.export(
+            module.eval(),
+            tuple(inputs.values()),
+            input_names=list(inputs),
+            output_names=outputs,
+            dynamic_shapes=tuple({0: batch} for _ in inputs),
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+        )
     if program is None:
         raise RuntimeError(f"{path}: the exporter returned no model")
     program.save(str(path), external_data=False)
+    _strip_provenance(path)
     check_model(path)
+
+
+def _strip_provenance(path: Path) -> None:
+    """Drop the source lines that the exporter notes: the file's hash names the space that states live in."""
+    model = onnx.load(str(path))
+    graph = model.graph
+    for part in (
+        *graph.node,
+        *graph.value_info,
+        *graph.input,
+        *graph.output,
+        *graph.initializer,
+        graph,
+        model,
+    ):
+        del part.metadata_props[:]
+        part.doc_string = ""
+    path.write_bytes(model.SerializeToString(deterministic=True))

@@ -121,3 +121,10 @@ def test_a_model_with_another_operator_set_is_refused(models: Path, tmp_path: Pa
     onnx.save(model, tmp_path / "evil.onnx")
     with pytest.raises(UnsafeModel, match=r"evil\.domain"):
         check_model(tmp_path / "evil.onnx")
+
+
+@pytest.mark.parametrize("name", ["user_tower.onnx", "item_tower.onnx"])
+def test_a_file_says_nothing_of_where_it_was_made(models: Path, name: str) -> None:
+    data = (models / name).read_bytes()
+    assert b".py" not in data
+    assert b"/export/" not in data

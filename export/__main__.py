@@ -1,0 +1,122 @@
+"""`python -m export`: a checkpoint → a proven bundle and the pointer to it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from export.bundle import finish, read_source, write_files
+from export.handover import read_held_out
+from export.score import NotFinite
+from export.towers import UnsafeModel
+from export.verify import Proof, prove, table
+from functions.core.bundle import verify
+from functions.core.errors import VitrineError
+from functions.core.served import open_bundle
+from functions.core.slots import DEFAULT_SLOTS, load_slots
+from train.checkpoint import BadCheckpoint, load
+
+POINTER = "pointer.json"
+MAX_NDCG_LOSS = 0.005
+
+
+class Unproven(Exception):
+    """A bundle that must not be published; every reason is a line."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Build, prove, publish; returns the exit status."""
+    options = _options(arguments)
+    try:
+        report = publish(options.checkpoint, options.out, options.slots, options.max_ndcg_loss)
+    except Unproven as failures:
+        print(f"error: not published, no pointer written\n{failures}", file=sys.stderr)
+        return 1
+    except (VitrineError, BadCheckpoint, NotFinite, UnsafeModel, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(json.dumps(report))
+    return 0
+
+
+def _options(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m export", description=__doc__)
+    parser.add_argument("--checkpoint", required=True, type=Path, help="folder that python -m train wrote")
+    parser.add_argument("--out", required=True, type=Path, help="folder of bundles and their pointer")
+    parser.add_argument(
+        "--slots", type=Path, help="JSON of the shop's slots; the default has home, product, cart"
+    )
+    parser.add_argument(
+        "--max-ndcg-loss",
+        type=float,
+        default=MAX_NDCG_LOSS,
+        help="share of NDCG@10 that quantization may cost (default %(default)s)",
+    )
+    return parser.parse_args(arguments)
+
+
+def publish(checkpoint: Path, out: Path, slots: Path | None, max_loss: float) -> dict[str, object]:
+    """Write `out`/{id}, prove it, point to it; raises Unproven with everything that failed."""
+    towers, meta = load(checkpoint)
+    source = read_source(checkpoint, towers, meta)
+    held = read_held_out(checkpoint, meta.item_ids)
+    chosen = load_slots(slots) if slots else dict(DEFAULT_SLOTS)
+    out.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=out))
+    try:
+        write_files(source, chosen, partial)
+        finish(source, partial, {})  # openable, so that what is proven is what will be served
+        served = open_bundle(partial)
+        embeddings = np.fromfile(partial / "embeddings.f16", "<f2").reshape(source.items, -1)
+        proof = prove(source, served, embeddings, held, max_loss)
+        served.close()
+        print(table(proof), flush=True)
+        if proof.failures:
+            raise Unproven("\n".join(f"  {failure}" for failure in proof.failures))
+        name = finish(source, partial, proof.quantization)
+        _move(partial, out / name, name)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    _write_pointer(out, name)
+    return _report(out, name, proof)
+
+
+def _move(partial: Path, place: Path, name: str) -> None:
+    """Into place at once; a bundle that is there already has the same bytes, for it has the same name."""
+    if place.is_dir():
+        verify(place, name)
+        return
+    partial.chmod(0o755)
+    partial.rename(place)
+
+
+def _write_pointer(out: Path, name: str) -> None:
+    pointer = {"champion": name, "challenger": None, "share": 0.0, "salt": ""}
+    partial = out / f"{POINTER}.partial"
+    partial.write_text(json.dumps(pointer) + "\n", encoding="utf-8")
+    os.replace(partial, out / POINTER)
+
+
+def _report(out: Path, name: str, proof: Proof) -> dict[str, object]:
+    """What was published; times are no part of the bundle, whose name is a hash."""
+    manifest = verify(out / name, name)
+    report: dict[str, object] = {
+        "id": name,
+        "state_space": manifest.state_space,
+        "bytes": sum(entry.bytes for entry in manifest.files.values()),
+        **proof.quantization,
+        "microseconds": proof.microseconds,
+    }
+    (out / f"{name}.report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    return report
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,86 @@
+"""The int8 table and the stub of a graph that scans it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+from export.towers import OPSET
+from functions.core.scorer import blocks
+
+ZERO_POINT = 128
+IR_VERSION = 10
+# int8 products; unlike MatMulInteger it keeps its recall on CPUs without VNNI (docs/decisions.md)
+ACCURACY_LEVEL = 4
+
+
+class NotFinite(ValueError):
+    """An embedding that cannot be quantized."""
+
+
+def quantize(embeddings: NDArray[np.float16]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """[M, d] → codes [M, blocks, block] uint8 (int8 + 128), scales [M, blocks]: symmetric, one scale a block.
+
+    Raises NotFinite naming the row. A block of zeros gets the scale 1.
+    """
+    bad = np.flatnonzero(~np.isfinite(embeddings).all(1))
+    if bad.size:
+        raise NotFinite(f"item row {bad[0]}: embedding {embeddings[bad[0]]}; expected finite numbers")
+    count, block = blocks(embeddings.shape[1])
+    wide = np.zeros((len(embeddings), count * block), np.float32)
+    wide[:, : embeddings.shape[1]] = embeddings
+    parts = wide.reshape(-1, count, block)
+    largest = np.abs(parts).max(-1)
+    scales = np.where(largest > 0, largest / 127, 1).astype(np.float32)
+    codes = np.rint(parts / scales[..., None]) + ZERO_POINT
+    return codes.astype(np.uint8), scales
+
+
+def write_score_graph(path: Path, showable: int, dim: int) -> None:
+    """`vector` float32 [1, d], `count` int64 [1] → `rows` int64 [1, count], best first.
+
+    Codes and scales are external initializers, which the runtime is handed when it opens the graph: the graph
+    stays a kilobyte, and the arrays stay files that can be mapped.
+    """
+    count, block = blocks(dim)
+    scan = helper.make_node(
+        "MatMulNBits",
+        ["vector", "codes", "scales"],
+        ["scores"],
+        domain="com.microsoft",
+        K=dim,
+        N=showable,
+        bits=8,
+        block_size=block,
+        accuracy_level=ACCURACY_LEVEL,
+    )
+    best = helper.make_node("TopK", ["scores", "count"], ["top", "rows"], axis=1, largest=1, sorted=1)
+    graph = helper.make_graph(
+        [scan, best],
+        "score",
+        [_tensor("vector", TensorProto.FLOAT, [1, dim]), _tensor("count", TensorProto.INT64, [1])],
+        [_tensor("rows", TensorProto.INT64, [1, None])],
+        initializer=[
+            _handed_over("codes", TensorProto.UINT8, [showable, count, block]),
+            _handed_over("scales", TensorProto.FLOAT, [showable * count]),
+        ],
+    )
+    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid("com.microsoft", 1)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
+    path.write_bytes(model.SerializeToString())
+
+
+def _tensor(name: str, kind: int, shape: list[int | None]) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, kind, shape)
+
+
+def _handed_over(name: str, kind: int, shape: list[int]) -> onnx.TensorProto:
+    tensor = onnx.TensorProto(name=name, data_type=kind, dims=shape)
+    tensor.data_location = TensorProto.EXTERNAL
+    location = tensor.external_data.add()
+    location.key, location.value = "location", name
+    return tensor

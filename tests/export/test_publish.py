@@ -1,0 +1,168 @@
+"""`python -m export`: what it publishes, and the planted defects that it must not publish."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import export.__main__ as command
+from export.__main__ import Unproven, main, publish
+from export.bundle import embed
+from functions.core.served import open_bundle
+from functions.core.user_row import Float16
+from tests.bundles import LOG_ONLY, products, tiny_checkpoint
+from train.log import Interactions
+
+LOOSE = 0.05  # 40 users: one rank more or less is a percent of NDCG
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_checkpoint(tmp_path_factory.mktemp("checkpoint"))
+
+
+@pytest.fixture
+def copy(checkpoint: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(checkpoint, tmp_path / "checkpoint"))
+
+
+def test_the_command_publishes_what_can_be_opened(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--checkpoint", str(checkpoint), "--out", str(tmp_path), "--max-ndcg-loss", "0.05"]) == 0
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
+    pointer = json.loads((tmp_path / "pointer.json").read_text())
+    served = open_bundle(tmp_path / pointer["champion"], pointer["champion"])
+    assert report["id"] == served.id == pointer["champion"]
+    assert report["bytes"] == sum(f.stat().st_size for f in (tmp_path / served.id).iterdir()) - (
+        (tmp_path / served.id / "manifest.json").stat().st_size
+    )
+    assert served.manifest.quantization["int8_ndcg_ratio"] == report["int8_ndcg_ratio"] >= 1 - LOOSE
+    assert (served.manifest.showable, served.manifest.items) == (len(products()), len(products()) + LOG_ONLY)
+    assert json.loads((tmp_path / f"{served.id}.report.json").read_text()) == report
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(
+        [served.id, f"{served.id}.report.json", "pointer.json"]
+    )
+
+
+def test_the_same_checkpoint_gives_the_same_bundle(checkpoint: Path, tmp_path: Path) -> None:
+    ids = {publish(checkpoint, tmp_path / name, None, LOOSE)["id"] for name in ("a", "b")}
+    again = publish(checkpoint, tmp_path / "a", None, LOOSE)["id"]
+    assert ids == {again}
+
+
+def worse_codes(table: Float16) -> tuple[np.ndarray, np.ndarray]:
+    codes, scales = real_quantize(table)
+    return np.roll(codes, 1, axis=0), scales
+
+
+def flat_scales(table: Float16) -> tuple[np.ndarray, np.ndarray]:
+    codes, scales = real_quantize(table)
+    return codes, scales * (-1)
+
+
+def shifted_embeddings(model: Path, features: object) -> Float16:
+    return np.roll(embed(model, features), 1, axis=0)  # type: ignore[arg-type]
+
+
+real_quantize = command.write_files.__globals__["quantize"]
+
+
+@pytest.mark.parametrize(
+    ("place", "defect", "failure"),
+    [
+        ("quantize", worse_codes, "recall@10"),
+        ("quantize", flat_scales, "recall@10"),
+        ("embed", shifted_embeddings, "item tower: row"),
+    ],
+)
+def test_a_planted_defect_is_named_and_nothing_is_published(
+    checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    place: str,
+    defect: Callable[..., object],
+    failure: str,
+) -> None:
+    monkeypatch.setitem(command.write_files.__globals__, place, defect)
+    with pytest.raises(Unproven, match=failure):
+        publish(checkpoint, tmp_path, None, LOOSE)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_swapped_users_of_torch_and_onnx_are_found(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The planted bug: the torch side folds another history than the ONNX side."""
+    import export.verify as verify
+
+    real = verify.user_rows
+    calls: list[int] = []
+
+    def swapped(log: Interactions, users: list[int], encoder: object):  # type: ignore[no-untyped-def]
+        calls.append(1)
+        return real(log, users if len(calls) == 1 else users[::-1], encoder)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(verify, "user_rows", swapped)
+    with pytest.raises(Unproven, match="user vectors: torch and ONNX differ"):
+        publish(checkpoint, tmp_path, None, LOOSE)
+
+
+def test_every_failure_is_told_at_once(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(command.write_files.__globals__, "quantize", worse_codes)
+    monkeypatch.setitem(command.write_files.__globals__, "embed", shifted_embeddings)
+    assert main(["--checkpoint", str(checkpoint), "--out", str(tmp_path)]) == 1
+    told = capsys.readouterr().err
+    assert "no pointer written" in told
+    assert "item tower" in told and "recall@10" in told
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("catalogue.jsonl", "", "0 lines; expected 62"),
+        ("catalogue.jsonl", "{}\n" * 62, "line 1: item_id None; expected 'sku-000'"),
+        ("catalogue.jsonl", "[\n" * 62, "expected a JSON object"),
+        ("popularity.f32", "abcd", "1 numbers; expected 62"),
+        ("held_out.npz", None, "held_out.npz: missing"),
+        ("weights.safetensors", None, "weights.safetensors: missing"),
+    ],
+)
+def test_a_checkpoint_that_is_not_whole_is_refused_by_file(
+    copy: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    content: str | None,
+    message: str,
+) -> None:
+    if content is None:
+        (copy / name).unlink()
+    else:
+        (copy / name).write_text(content)
+    assert main(["--checkpoint", str(copy), "--out", str(tmp_path / "out")]) == 1
+    told = capsys.readouterr().err
+    assert message in told and name in told
+    assert not (tmp_path / "out" / "pointer.json").exists()
+
+
+def test_without_a_catalogue_every_item_of_the_log_is_shown_by_its_id(copy: Path, tmp_path: Path) -> None:
+    lines = (copy / "catalogue.jsonl").read_text().splitlines()
+    bare = [json.dumps({"item_id": json.loads(line)["item_id"]}) for line in lines]
+    (copy / "catalogue.jsonl").write_text("\n".join(bare) + "\n")
+    made = publish(copy, tmp_path / "out", None, LOOSE)
+    served = open_bundle(tmp_path / "out" / str(made["id"]))
+    assert served.manifest.showable == served.manifest.items
+    assert served.catalogue.product(0).title == "sku-000"
+
+
+def test_a_shops_own_slots_are_served(checkpoint: Path, tmp_path: Path) -> None:
+    slots = tmp_path / "slots.json"
+    slots.write_text('{"hero": {"max_k": 3, "default_k": 1}}')
+    made = publish(checkpoint, tmp_path / "out", slots, LOOSE)
+    assert set(open_bundle(tmp_path / "out" / str(made["id"])).slots) == {"hero"}

@@ -1,0 +1,3 @@
+from tests.functions.conftest import account, fresh
+
+__all__ = ["account", "fresh"]

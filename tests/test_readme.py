@@ -1,0 +1,47 @@
+"""What the README says is there is there: its tree, its commands and their flags, its links and proofs."""
+
+import re
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+
+def commands(pattern: str) -> list[str]:
+    found = re.findall(pattern, README)
+    assert found, f"no command like {pattern}; expected some in README.md"
+    return sorted(set(found))
+
+
+@pytest.mark.parametrize("target", commands(r"\bmake ([a-z-]+)(?=[\s`])(?! alone)"))
+def test_every_make_target_exists(target: str) -> None:
+    assert target in TARGETS
+
+
+@pytest.mark.parametrize("command", commands(r"python -m (\w+ [^\n`]*--[^\n`]*)"))
+def test_every_module_and_flag_exists(command: str) -> None:
+    module, *words = command.split()
+    spec = find_spec(f"{module}.__main__")
+    assert spec is not None and spec.origin is not None
+    source = Path(spec.origin).read_text(encoding="utf-8")
+    for flag in (word for word in words if word.startswith("--")):
+        assert f'"{flag}"' in source, f"{flag} of python -m {module}"
+
+
+def test_the_tree_is_the_repositorys() -> None:
+    (tree,) = (block for block in BLOCKS if block.startswith("functions/"))
+    named = [line.split()[0] for line in tree.splitlines()]
+    missing = [name for name in named if not (ROOT / name).exists()]
+    assert not missing
+    folders = {p.name for p in ROOT.iterdir() if p.is_dir() and any(p.rglob("*.py")) and p.name[0] != "."}
+    assert folders - {"build"} <= {name.split("/")[0] for name in named}
+
+
+@pytest.mark.parametrize("path", commands(r"(?:\]\(|`)((?:docs|tests|train|web)/[\w./-]+)"))
+def test_every_file_that_is_pointed_to_exists(path: str) -> None:
+    assert (ROOT / path).exists()

@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-functions check build
+.PHONY: help install demo test test-functions check build picture
 PYTHON ?= python3
 BIN := .venv/bin
 SAM_VERSION := 1.170.0
@@ -12,7 +12,7 @@ help: ## list the commands
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install -q --disable-pip-version-check "torch==2.13.0"
-	$(BIN)/pip install -q --disable-pip-version-check -e ".[train,export,local,demo,test,check]"
+	$(BIN)/pip install -q --disable-pip-version-check -e ".[train,export,local,demo,test,browser,check]"
 	touch $@
 
 # what Lambda installs, and what its tests need: no torch, no pandas, no exporter
@@ -43,6 +43,9 @@ build: install ## a function's zip, unpacked: build/artifact
 	rm -rf build/artifact
 	$(MAKE) -s -C functions build-ScoreFunction ARTIFACTS_DIR=$(abspath build/artifact) \
 		PYTHON=$(abspath $(BIN)/python)
+
+picture: install ## the README's picture, taken from a running `make demo`
+	$(BIN)/python -m tests.web.picture
 
 check: install .venv-sam/installed-$(SAM_VERSION) ## ruff, strict mypy, import rules, sam validate --lint
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

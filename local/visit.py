@@ -150,7 +150,7 @@ class Visit:
         _require(answer["accepted"] == 1, f"POST /v1/events: {answer}; expected 1 accepted")
         banners, handler_ms = self._api.banners(self._slot, [event])
         known = banners["folded_ahead"] + len(banners["already_in_row"])
-        _require(known >= 1, f"{kind} of {product['item_id']} brought along, not in the answer")
+        _require(known >= 1, f"{kind} of {product['item_id']} brought along but not in the answer")
         freshness_ms = self._arrival_ms(event, banners, answered_at)
         sent = {"type": kind, "item_id": product["item_id"], "title": product["title"]}
         return _step(sent, banners, handler_ms, freshness_ms)

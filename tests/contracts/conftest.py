@@ -1,0 +1,5 @@
+"""The promises are proven on the handlers, in the account that the functions' tests use."""
+
+from tests.functions.conftest import account, fresh
+
+__all__ = ["account", "fresh"]

@@ -113,7 +113,8 @@ def _steps_agree(
 def _units_apart(one: Float16, other: Float16) -> NDArray[np.float32]:
     """Differences in float16 units of each row's largest number, [B, W]."""
     largest = np.maximum(np.abs(one).max(1, keepdims=True), np.float16(2**-6))
-    return np.abs(one.astype(np.float32) - other.astype(np.float32)) / np.spacing(largest).astype(np.float32)
+    unit: NDArray[np.float32] = np.spacing(largest).astype(np.float32)
+    return np.abs(one.astype(np.float32) - other.astype(np.float32)) / unit
 
 
 def _require_close(proof: Proof, what: str, off: NDArray[np.float32]) -> None:

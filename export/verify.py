@@ -110,14 +110,15 @@ def _steps_agree(
         )
 
 
-def _units_apart(one: Float16, other: Float16) -> NDArray[np.float32]:
+def _units_apart(one: Float16, other: Float16) -> NDArray[np.floating]:
     """Differences in float16 units of each row's largest number, [B, W]."""
     largest = np.maximum(np.abs(one).max(1, keepdims=True), np.float16(2**-6))
-    unit: NDArray[np.float32] = np.spacing(largest).astype(np.float32)
-    return np.abs(one.astype(np.float32) - other.astype(np.float32)) / unit
+    apart = one.astype(np.float32) - other.astype(np.float32)
+    units: NDArray[np.floating] = np.abs(apart) / np.spacing(largest).astype(np.float32)
+    return units
 
 
-def _require_close(proof: Proof, what: str, off: NDArray[np.float32]) -> None:
+def _require_close(proof: Proof, what: str, off: NDArray[np.floating]) -> None:
     proof.require(
         bool((off <= ULP).all()),
         f"{what} differs from torch by {off.max():.3g} float16 units; expected {ULP} at most",

@@ -310,7 +310,7 @@ def test_the_complete_journey(tmp_path: Path) -> None:
     assert log.events.num_rows + sum(log.dropped.values()) == 1_469_307
     assert log.items.num_rows == 92_331
     ice = log.items.slice(log.items["item_id"].to_pylist().index("25671"), 1).to_pylist()[0]
-    assert (ice["title"], ice["tags"]) == ("Ice - crushed/cubed 22 lb", "GROCERY")
+    assert (ice["title"], ice["tags"]) == ("Ice - crushed/cubed 22 lb", "Grocery")
 
 
 def test_items_without_a_title_come_after_those_that_can_be_shown(tmp_path: Path) -> None:

@@ -6,17 +6,15 @@ Only what is left is brought into memory, as columns.
 
 from __future__ import annotations
 
-import csv
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import ibis
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from functions.core.events import EVENT_TYPES
+from train.files import LINES, find_files, open_file, take_rejected
 from train.mapping import (
     EVENT_COLUMNS,
     ITEM_COLUMNS,
@@ -35,12 +34,12 @@ from train.mapping import (
     UnusableLog,
 )
 
-FORMATS = (".csv", ".jsonl", ".ndjson", ".json", ".parquet")
 EARLIEST_S = 631_152_000  # 1990-01-01: before any web shop
 BOT_EVENTS_PER_HOUR = 1_000
 EXAMPLES = 3
 MILLISECONDS_FROM = 1e11  # as seconds this is the year 5138, as milliseconds 1973
 DAY_S = 86_400
+NO_NUMBER = ("nan", "null", "none", "na", "n/a", "-")  # what files write for a number that is not there
 # Which staged column shows why a row was dropped.
 SHOWN = {
     "missing_user": "user_id",
@@ -48,9 +47,11 @@ SHOWN = {
     "unknown_type": "type_text",
     "impossible_time": "time_text",
     "negative_value": "value_text",
+    "value_not_a_number": "value_text",
     "duplicate": "item_id",
     "bot": "user_id",
     "negative_price": "price_text",
+    "price_not_a_number": "price_text",
     "duplicate_item": "item_id",
 }
 
@@ -124,9 +125,9 @@ def read_log(
     """
     mapping = mapping or Mapping()
     with tempfile.TemporaryDirectory() as folder, _database(Path(folder)) as database:
-        reader = _Reader(database, mapping, time.time() if now_s is None else now_s)
-        kept = reader.events(_files(events, Path(folder, "events")))
-        catalogue = reader.items(_files(items, Path(folder, "items"))) if items else reader.derived(kept)
+        reader = _Reader(database, mapping, time.time() if now_s is None else now_s, Path(folder))
+        kept = reader.events(find_files(events, Path(folder, "events")))
+        catalogue = reader.items(find_files(items, Path(folder, "items"))) if items else reader.derived(kept)
         table = kept.order_by(_order(kept, mapping.ties)).select(*EVENT_COLUMNS).to_pyarrow()
         log = Log(table, _titled_first(catalogue.to_pyarrow()), reader.dropped, reader.examples)
     if not table.num_rows:
@@ -150,8 +151,9 @@ def _dropped_lines(dropped: dict[str, int], examples: dict[str, list[str]]) -> l
 class _Reader:
     """One reading of one log: the staging database, and what was dropped so far."""
 
-    def __init__(self, database: Any, mapping: Mapping, now_s: float) -> None:
+    def __init__(self, database: Any, mapping: Mapping, now_s: float, folder: Path) -> None:
         self.database = database
+        self.folder = folder
         self.mapping = mapping
         self.latest_s = now_s + DAY_S
         self.dropped: dict[str, int] = {}
@@ -162,7 +164,7 @@ class _Reader:
 
     def events(self, files: list[Path]) -> Any:
         """The clean events of the files, as a table in the staging database."""
-        staged = self._stage("staged_events", [self._event_rows(file) for file in files])
+        staged = self._stage("staged_events", files, self._event_rows)
         judged = self._keep("judged_events", staged.mutate(reason=self._event_reason(staged)))
         good = judged.filter(judged.reason.isnull())
         again = ibis.row_number().over(group_by=EVENT_COLUMNS, order_by=good.seq) > 0
@@ -173,11 +175,13 @@ class _Reader:
         self._count(judged)
         self._count(good)
         self._count(once.semi_join(bots, "user_id").mutate(reason=ibis.literal("bot")))
-        return self._keep("events", once.anti_join(bots, "user_id"))
+        kept = self._keep("events", once.anti_join(bots, "user_id"))
+        self._count_not_numbers(kept, "value")
+        return kept
 
     def items(self, files: list[Path]) -> Any:
         """The clean catalogue of the files, in their order."""
-        staged = self._stage("staged_items", [self._item_rows(file) for file in files])
+        staged = self._stage("staged_items", files, self._item_rows)
         nameless = staged.item_id.isnull()
         again = ibis.row_number().over(group_by=staged.item_id, order_by=staged.seq) > 0
         reason = ibis.cases((nameless, "missing_item"), (again, "duplicate_item"), else_=ibis.null(str))
@@ -185,6 +189,7 @@ class _Reader:
         self._count(judged)
         kept = judged.filter(judged.reason.isnull())
         self._count(kept.filter(kept.price < 0).mutate(reason=ibis.literal("negative_price")))
+        self._count_not_numbers(kept, "price")
         kept = kept.mutate(price=(kept.price >= 0).ifelse(kept.price, ibis.null(float)))
         return kept.order_by("seq").select(*ITEM_COLUMNS)
 
@@ -264,47 +269,26 @@ class _Reader:
         )
 
     def _read(self, file: Path) -> Any:
-        """The file as it is; lines that cannot be parsed are left out here and counted after staging."""
-        try:
-            return self._open(file)
-        except duckdb.Error as error:
-            raise UnusableLog(f"{file} is no readable {file.suffix[1:]} file: {error}") from error
+        """The file as it is; lines that cannot be parsed are left out and counted."""
+        table, left_out = open_file(self.database, file, self.folder)
+        self._add_malformed(left_out)
+        return table
 
-    def _open(self, file: Path) -> Any:
-        if file.suffix == ".parquet":
-            return self.database.read_parquet(str(file))
-        if file.suffix == ".csv":
-            return _read_csv(self.database, file)
-        layout = "auto" if file.suffix == ".json" else "newline_delimited"
-        lines = layout == "newline_delimited"
-        return self.database.read_json(
-            str(file), format=layout, records="true", ignore_errors=lines, sample_size=-1
-        )
-
-    def _stage(self, name: str, parts: list[Any]) -> Any:
-        """Writes the parts one after the other, numbering their rows; a line of nothing is malformed."""
-        for number, part in enumerate(parts):
-            part = part.mutate(row=ibis.row_number() + 1)
+    def _stage(self, name: str, files: list[Path], rows: Callable[[Path], Any]) -> Any:
+        """Writes the files' rows one after the other, numbered; a line of nothing is malformed."""
+        for number, file in enumerate(files):
+            part = rows(file).mutate(row=ibis.row_number() + 1)
             part = part.mutate(seq=part.row + number * 10**12)
             if number == 0:
                 self.database.create_table(name, part)
             else:
                 self.database.insert(name, part)
-        self._count_malformed()
+            self._add_malformed(take_rejected(self.database))
         return self.database.table(name)
 
-    def _count_malformed(self) -> None:
-        """DuckDB keeps the lines it could not split into columns in a table of its own."""
-        query = (
-            "SELECT any_value(s.file_path), e.line, any_value(e.csv_line) FROM reject_errors e "
-            "JOIN reject_scans s USING (scan_id, file_id) GROUP BY e.scan_id, e.file_id, e.line ORDER BY 1, 2"
-        )
-        if "reject_errors" not in self.database.raw_sql("SHOW ALL TABLES").df()["name"].tolist():
-            return
-        rows = self.database.raw_sql(query).fetchall()
-        for path, line, text in rows:
-            self._add("malformed", 1, [f"line {line}: {text!r} ({Path(path).name})"])
-        self.database.raw_sql("DELETE FROM reject_errors")
+    def _add_malformed(self, lines: list[str]) -> None:
+        if lines:
+            self._add("malformed", len(lines), lines)
 
     def _keep(self, name: str, table: Any) -> Any:
         return self.database.create_table(name, table)
@@ -320,6 +304,12 @@ class _Reader:
             shown = row[SHOWN.get(row["reason"], "rule_text")]
             self._add(row["reason"], 0, [f"row {row['row']}: {shown!r} ({row['file']})"])
 
+    def _count_not_numbers(self, kept: Any, name: str) -> None:
+        """Rows that are kept without a number that they have and that is none."""
+        text = kept[f"{name}_text"]
+        wrong = kept.filter(kept[name].isnull() & text.notnull() & text.lower().notin(NO_NUMBER))
+        self._count(wrong.mutate(reason=ibis.literal(f"{name}_not_a_number")))
+
     def _add(self, reason: str, count: int, examples: list[str]) -> None:
         self.dropped[reason] = self.dropped.get(reason, 0) + count
         self.examples[reason] = (self.examples.get(reason, []) + examples)[:EXAMPLES]
@@ -333,60 +323,6 @@ def _database(folder: Path) -> Iterator[Any]:
         yield database
     finally:
         database.disconnect()
-
-
-def _files(source: str | Path, downloads: Path) -> list[Path]:
-    """The supported files of a file, a folder or an s3:// address, by name."""
-    if str(source).startswith("s3://"):
-        _download(str(source), downloads)
-        source = downloads
-    path = Path(source)
-    found = sorted(file for file in path.iterdir() if file.suffix in FORMATS) if path.is_dir() else [path]
-    if not found or not found[0].is_file() or found[0].suffix not in FORMATS:
-        raise UnusableLog(f"no log at {source}; expected a file or a folder of {', '.join(FORMATS)}")
-    return found
-
-
-def _download(address: str, folder: Path) -> None:
-    """Fetches the objects under an s3:// address; boto3 itself honours AWS_ENDPOINT_URL."""
-    import boto3  # not needed by who reads local files
-
-    bucket, _, prefix = address.removeprefix("s3://").partition("/")
-    folder.mkdir(parents=True)
-    client = boto3.client("s3")
-    for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
-        for key in (entry["Key"] for entry in page.get("Contents", [])):
-            inside = key == prefix or key.startswith(f"{prefix.rstrip('/')}/".lstrip("/"))
-            if inside and Path(key).suffix in FORMATS:
-                client.download_file(bucket, key, str(folder / key.replace("/", "_")))
-
-
-def _read_csv(database: Any, file: Path) -> Any:
-    """A CSV as text columns, named by its header; guessing types or dialect would let ragged lines decide."""
-    with file.open(encoding="utf-8-sig", errors="replace", newline="") as lines:
-        header = lines.readline().rstrip("\r\n")
-    delimiter = max(",;\t|", key=header.count)
-    names = next(csv.reader([header], delimiter=delimiter), [])
-    if not names:
-        raise UnusableLog(f"{file} is empty; expected a header line such as {','.join(EVENT_COLUMNS)}")
-    return database.read_csv(
-        str(file),
-        columns={name: "VARCHAR" for name in _distinct(names)},
-        auto_detect=False,
-        header=True,
-        delim=delimiter,
-        quote='"',
-        escape='"',
-        ignore_errors=True,
-        store_rejects=True,
-        rejects_limit=0,
-    )
-
-
-def _distinct(names: list[str]) -> list[str]:
-    """The header's names, trimmed; a second `x` gets its place for a suffix, an unnamed column `column3`."""
-    named = [name.strip() or f"column{index}" for index, name in enumerate(names)]
-    return [f"{name}_{index}" if name in named[:index] else name for index, name in enumerate(named)]
 
 
 def _missing_column(raw: Any, file: Path, name: str, remedy: str) -> MissingColumn:
@@ -454,7 +390,7 @@ def _meets(text: Any, drop: Drop) -> Any:
 
 def _broken(raw: Any, file: Path) -> Any:
     """DuckDB reads a line that is no JSON as a row of nulls."""
-    if file.suffix not in (".jsonl", ".ndjson"):
+    if file.suffix not in LINES:
         return ibis.literal(False)
     return ibis.and_(*[raw[name].isnull() for name in raw.columns])
 

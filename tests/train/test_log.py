@@ -43,8 +43,9 @@ ITEMS: list[dict[str, Any]] = [
 def write(path: Path, rows: list[dict[str, Any]]) -> Path:
     if path.suffix == ".parquet":
         pyarrow.parquet.write_table(pa.Table.from_pylist(rows), path)
-    elif path.suffix == ".csv":
-        pyarrow.csv.write_csv(pa.Table.from_pylist(rows), path)
+    elif path.suffix in (".csv", ".tsv"):
+        options = pyarrow.csv.WriteOptions(delimiter="\t" if path.suffix == ".tsv" else ",")
+        pyarrow.csv.write_csv(pa.Table.from_pylist(rows), path, options)
     else:
         path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
@@ -58,7 +59,7 @@ def event(**changes: Any) -> dict[str, Any]:
     return {"user_id": "u", "item_id": "i", "type": "view", "time": 1_700_000_000, "value": 1.0} | changes
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".ndjson", ".parquet"])
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".ndjson", ".parquet"])
 def test_every_format_gives_the_same_log(tmp_path: Path, suffix: str) -> None:
     log = read_log(write(tmp_path / f"e{suffix}", EVENTS), write(tmp_path / f"i{suffix}", ITEMS), now_s=NOW_S)
     arrays = log.to_arrays()
@@ -319,3 +320,56 @@ def test_items_without_a_title_come_after_those_that_can_be_shown(tmp_path: Path
     log = read_log(tmp_path / "log.csv", tmp_path / "items.csv")
     assert log.items["item_id"].to_pylist()[:2] == ["b", "d"]
     assert log.to_arrays().item_ids[log.to_arrays().item[0]] == "b"
+
+
+def lines_of(count: int) -> list[str]:
+    return [f"u{n},i{n},view,{1_700_000_000 + n}" for n in range(count)]
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r\n"])
+def test_a_quote_that_nothing_closes_costs_its_own_line_alone(tmp_path: Path, ending: str) -> None:
+    lines = ["user_id,item_id,type,time", *lines_of(30)]
+    lines[4] = 'u3,"i 3, the third",view,1700000003'
+    lines[5] = 'u4,"i4,view,1700000004'
+    lines[20] = 'u19,"i19,view,1700000019'
+    path = tmp_path / "events.csv"
+    path.write_text(ending.join(lines) + ending, newline="")
+    log = read_log(path, now_s=NOW_S)
+    assert log.events.num_rows == 28
+    assert "i 3, the third" in log.events["item_id"].to_pylist()
+    assert log.dropped == {"malformed": 2}
+    assert "line 6: 'u4,\"i4,view,1700000004'" in log.examples["malformed"][0]
+
+
+def test_a_file_full_of_quotes_that_nothing_closes_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "events.csv"
+    path.write_text("user_id,item_id,type,time\n" + 'u,"i,view,1700000000\nv,i,view,1700000000\n' * 1001)
+    with pytest.raises(UnusableLog, match="more than 100 lines with an unclosed quote"):
+        read_log(path, now_s=NOW_S)
+
+
+def test_a_line_that_is_json_but_no_object_costs_itself_alone(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    rows = [json.dumps(event(item_id=f"i/{n}", time=1_700_000_000 + n)) for n in range(4)]
+    path.write_text("\n".join([rows[0], "[1, 2]", rows[1], "3", rows[2], "null", '"text"', rows[3]]) + "\n")
+    log = read_log(path, now_s=NOW_S)
+    assert log.events["item_id"].to_pylist() == [f"i/{n}" for n in range(4)]
+    assert log.events["value"].to_pylist() == [1.0] * 4
+    assert log.dropped == {"malformed": 4}
+
+
+def test_lines_that_are_json_without_any_object_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    path.write_text("[1]\n2\n")
+    with pytest.raises(UnusableLog, match="no line is a JSON object"):
+        read_log(path, now_s=NOW_S)
+
+
+def test_a_number_that_is_none_is_counted_and_its_row_kept(tmp_path: Path) -> None:
+    rows = [event(value="cheap"), event(value="nan", item_id="j"), event(value="2.5", item_id="k")]
+    items = write(tmp_path / "items.csv", [{"item_id": "i", "title": "Tea", "price": "free"}])
+    log = read_log(write(tmp_path / "events.jsonl", rows), items, now_s=NOW_S)
+    assert log.events["value"].to_pylist() == [None, None, 2.5]
+    assert log.items["price"].to_pylist() == [None]
+    assert log.dropped == {"value_not_a_number": 1, "price_not_a_number": 1}
+    assert "'cheap'" in log.examples["value_not_a_number"][0]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from functions.core.bundle import Manifest, bundle_id, verify
+from functions.core.bundle import MANIFEST, Manifest, bundle_id, verify
 from functions.core.bundle import state_space as space_of
 from functions.core.catalogue import Catalogue
 from functions.core.errors import CorruptBundle
@@ -109,7 +109,7 @@ def open_bundle(directory: Path, expected_id: str | None = None) -> ServedBundle
     items = BundleItems(catalogue, embeddings)
     step = _step(directory, manifest)
     served = ServedBundle(
-        id=bundle_id(manifest.to_json()),
+        id=bundle_id((directory / MANIFEST).read_bytes()),
         manifest=manifest,
         encoder=Encoder(manifest.state_space, manifest.state_width, manifest.dim, step, items),
         items=items,

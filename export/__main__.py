@@ -55,11 +55,18 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--max-ndcg-loss",
-        type=float,
+        type=_share,
         default=MAX_NDCG_LOSS,
         help="share of NDCG@10 that quantization may cost (default %(default)s)",
     )
     return parser.parse_args(arguments)
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r}; expected a share from 0 to 1")
+    return value
 
 
 def publish(checkpoint: Path, out: Path, slots: Path | None, max_loss: float) -> dict[str, object]:

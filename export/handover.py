@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -73,8 +75,11 @@ def read_popularity(folder: Path, items: int) -> NDArray[np.float32]:
 def read_held_out(folder: Path, item_ids: Sequence[str]) -> HeldOut:
     """Raises BadCheckpoint where an array is missing or a row lies outside the catalogue."""
     path = folder / HELD_OUT
-    with np.load(_present(path)) as read:
-        arrays = {name: read[name] for name in read.files}
+    try:
+        with np.load(_present(path)) as read:
+            arrays = {name: read[name] for name in read.files}
+    except (zipfile.BadZipFile, ValueError, EOFError, OSError) as error:
+        raise BadCheckpoint(f"{path}: {error}; expected what `python -m train` writes") from error
     missing = {"history_bounds", "item", "kind", "time_s", "value", "target_bounds", "target"} - arrays.keys()
     if missing:
         raise BadCheckpoint(f"{path}: without {sorted(missing)}; expected them")
@@ -120,7 +125,7 @@ def _product(line: Mapping[str, Any]) -> Product:
 
 
 def _split(tags: str) -> list[str]:
-    return [tag for tag in (part.strip() for part in tags.replace(";", "|").split("|")) if tag]
+    return [tag for tag in (part.strip() for part in re.split(r"[|;,]", tags)) if tag]
 
 
 def _present(path: Path) -> Path:

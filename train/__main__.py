@@ -35,10 +35,11 @@ def main(arguments: list[str] | None = None) -> int:
     options = _options(arguments)
     started = time.monotonic()
     try:
+        options.out.mkdir(parents=True, exist_ok=True)
         log = read_log(options.events, options.items, load_mapping(options.map) if options.map else None)
         print(log.summary(), flush=True)
         report = _run(log, options)
-    except (VitrineError, ValueError) as error:
+    except (VitrineError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     report["seconds"] = round(time.monotonic() - started, 1)
@@ -68,7 +69,6 @@ def _run(log: Log, options: argparse.Namespace) -> dict[str, object]:
     inner = split(parts.train, options.split, VALIDATION_USERS, options.seed)
     shape = Shape(len(interactions.item_ids), len(vocabulary.categories), len(vocabulary.brands))
     chosen = Options(epochs=options.epochs, seed=options.seed)
-    options.out.mkdir(parents=True, exist_ok=True)
     print(f"training on {len(inner.train.user):,} events, at most {chosen.epochs} epochs", flush=True)
     fit(inner, features, vocabulary, shape, chosen, options.out)
     write_products(options.out, products, interactions.item_ids)

@@ -90,6 +90,13 @@ class Log:
             f"{self.events.num_rows:,} events of {users:,} users, "
             f"{self.items.num_rows:,} items in the catalogue"
         ]
+        titled = self.items.filter(_titled(self.items))["item_id"].combine_chunks()
+        sold = pc.unique(self.events["item_id"])
+        unnamed = len(pc.filter(sold, pc.invert(pc.is_in(sold, value_set=titled))))
+        if len(titled) and unnamed:
+            lines.append(
+                f"  {unnamed:,} of {len(sold):,} items of the log are not shown: no title in the catalogue"
+            )
         return "\n".join(lines + _dropped_lines(self.dropped, self.examples))
 
     def to_arrays(self) -> Interactions:
@@ -137,8 +144,12 @@ def read_log(
 
 def _titled_first(items: pa.Table) -> pa.Table:
     """Only what has a title can be shown; with those in front, what may be proposed is a range of rows."""
-    titled = pc.fill_null(pc.greater(pc.utf8_length(items["title"].cast(pa.string())), 0), False)
+    titled = _titled(items)
     return pa.concat_tables([items.filter(titled), items.filter(pc.invert(titled))])
+
+
+def _titled(items: pa.Table) -> pa.ChunkedArray:
+    return pc.fill_null(pc.greater(pc.utf8_length(items["title"].cast(pa.string())), 0), False)
 
 
 def _dropped_lines(dropped: dict[str, int], examples: dict[str, list[str]]) -> list[str]:

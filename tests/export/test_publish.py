@@ -11,6 +11,7 @@ import pytest
 import export.__main__ as command
 from export.__main__ import Unproven, main, publish
 from export.bundle import embed
+from export.handover import _product
 from functions.core.served import open_bundle
 from functions.core.user_row import Float16
 from tests.bundles import LOG_ONLY, products, tiny_checkpoint
@@ -166,3 +167,24 @@ def test_a_shops_own_slots_are_served(checkpoint: Path, tmp_path: Path) -> None:
     slots.write_text('{"hero": {"max_k": 3, "default_k": 1}}')
     made = publish(checkpoint, tmp_path / "out", slots, LOOSE)
     assert set(open_bundle(tmp_path / "out" / str(made["id"])).slots) == {"hero"}
+
+
+@pytest.mark.parametrize("share", ["-1", "nan", "2", "x"])
+def test_a_loss_that_is_no_share_is_refused(share: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--checkpoint", "c", "--out", "o", "--max-ndcg-loss", share])
+    assert share in capsys.readouterr().err
+
+
+def test_a_checkpoint_that_was_cut_off_is_named(
+    copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    held = copy / "held_out.npz"
+    held.write_bytes(held.read_bytes()[:40])
+    assert main(["--checkpoint", str(copy), "--out", str(tmp_path / "out")]) == 1
+    assert str(held) in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("tags", ["new|organic", "new, organic", "new;organic;", ["new", "organic"]])
+def test_tags_are_split_however_a_shop_writes_them(tags: object) -> None:
+    assert _product({"item_id": "i", "tags": tags}).tags == ("new", "organic")

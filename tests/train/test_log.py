@@ -373,3 +373,14 @@ def test_a_number_that_is_none_is_counted_and_its_row_kept(tmp_path: Path) -> No
     assert log.items["price"].to_pylist() == [None]
     assert log.dropped == {"value_not_a_number": 1, "price_not_a_number": 1}
     assert "'cheap'" in log.examples["value_not_a_number"][0]
+
+
+def test_items_that_cannot_be_shown_are_told(tmp_path: Path) -> None:
+    path = write(tmp_path / "events.jsonl", [event(), event(item_id="j")])
+    known = write(
+        tmp_path / "items.csv", [{"item_id": "i", "title": "Tea"}, {"item_id": "z", "title": "Rye"}]
+    )
+    told = "1 of 2 items of the log are not shown"
+    assert told in read_log(path, known, now_s=NOW_S).summary()
+    bare = write(tmp_path / "bare.csv", [{"item_id": "i", "title": None}])
+    assert "not shown" not in read_log(path, bare, now_s=NOW_S).summary()  # every item goes by its id

@@ -1,4 +1,4 @@
-"""`python -m train` on what it cannot use: status 1 and one line that says why, before anything is trained."""
+"""`python -m train` on what it cannot use: status 1 and one line that says why, before any training."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_what_cannot_be_used_is_named(
     arguments: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     log = tmp_path / "events.csv"
-    log.write_text(LOG)
+    log.write_text("\n".join(["user_id,item_id,type,time", *ROWS]))
     filled = [argument.format(log=log, folder=tmp_path) for argument in arguments]
     out = [] if "--out" in filled else ["--out", str(tmp_path / "out")]
     assert main([*filled, *out]) == 1

@@ -8,9 +8,7 @@ import pytest
 
 from train.__main__ import main
 
-LOG = "user_id,item_id,type,time\n" + "".join(
-    f"u{n % 3},i{n % 5},view,{1_700_000_000 + n}\n" for n in range(30)
-)
+ROWS = [f"u{n % 3},i{n % 5},view,{1_700_000_000 + n}" for n in range(30)]
 
 
 @pytest.mark.parametrize(

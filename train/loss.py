@@ -1,17 +1,57 @@
-"""Next-item cross-entropy, over every item or over a corrected sample of them."""
+"""Next-item losses: cross-entropy over every item or over a corrected sample of them, BPR, squared error."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+LOGITS = 2**22  # numbers: a slice that stays in a CPU's last cache
 POPULARITY_POWER = 0.75  # Mikolov et al. 2013: between uniform and proportional to popularity
 
 
 def full_softmax(vectors: Tensor, embeddings: Tensor, target: Tensor) -> Tensor:
-    """Mean cross-entropy over all items; vectors [P, d], embeddings [N, d], target int64 [P] (rows)."""
-    return F.cross_entropy(_at_least_float32(vectors @ embeddings.T), target)
+    """Mean cross-entropy over all items; vectors [P, d], embeddings [N, d], target int64 [P] (rows).
+
+    Only LOGITS numbers of the [P, N] logits exist at a time: the gradients are taken along, slice by slice
+    (Hsu et al. 2024, "Liger kernel", section 3.2). Under autocast the three products are in its type.
+    """
+    return _FullSoftmax.apply(vectors, embeddings, target)  # type: ignore[no-any-return,no-untyped-call]
+
+
+class _FullSoftmax(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, vectors: Tensor, embeddings: Tensor, target: Tensor) -> Tensor:
+        dtype = _product_type(vectors)
+        items = embeddings.to(dtype)
+        d_vectors = torch.empty_like(vectors)
+        d_embeddings = torch.zeros_like(embeddings)
+        loss = vectors.new_zeros((), dtype=torch.promote_types(vectors.dtype, torch.float32))
+        for part in torch.split(torch.arange(len(vectors)), max(1, LOGITS // len(embeddings))):
+            at = slice(int(part[0]), int(part[-1]) + 1)
+            some, wanted = vectors[at].to(dtype), target[at, None]
+            logits = _at_least_float32(some @ items.T)
+            logits -= logits.logsumexp(1, keepdim=True)
+            loss -= logits.gather(1, wanted).sum()
+            error = logits.exp_().scatter_add_(1, wanted, logits.new_full(wanted.shape, -1.0)).to(dtype)
+            d_vectors[at] = error @ items
+            d_embeddings += error.T @ some
+        ctx.save_for_backward(d_vectors / len(vectors), d_embeddings / len(vectors))
+        return loss / len(vectors)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+        d_vectors, d_embeddings = ctx.saved_tensors
+        return d_vectors * gradients[0], d_embeddings * gradients[0], None
+
+
+def _product_type(x: Tensor) -> torch.dtype:
+    """What autocast would multiply in; x's own type where it is off, or x is float64."""
+    kind = x.device.type
+    lowered = torch.is_autocast_enabled(kind) and x.dtype == torch.float32
+    return torch.get_autocast_dtype(kind) if lowered else x.dtype
 
 
 def negative_distribution(counts: Tensor) -> Tensor:

@@ -176,7 +176,9 @@ def test_sizes_that_contradict_are_named(tmp_path: Path) -> None:
         train(tmp_path, log=circle(length=2))
 
 
-def test_loss_gradients_equal_numeric_ones() -> None:
+@pytest.mark.parametrize("numbers", [1, 12, 2**22])
+def test_loss_gradients_equal_numeric_ones(numbers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("train.loss.LOGITS", numbers)  # slices of one position, of two, and all at once
     torch.manual_seed(0)
     vectors, table = (torch.randn(n, 3, dtype=torch.float64, requires_grad=True) for n in (4, 6))
     target, rows = torch.tensor([0, 2, 2, 5]), torch.tensor([1, 2, 5, 5, 3])
@@ -210,11 +212,21 @@ def test_correction_brings_the_sampled_loss_to_the_full_one() -> None:
     rows = torch.cat([torch.multinomial(popularity, 1000, True), torch.multinomial(negatives, 2000, True)])
     log_q = expected_counts(popularity, 1000, negatives, 2000)[rows].log()
     full = full_softmax(vectors, table, target)
-    corrected, naive = (
-        sampled_softmax(vectors, table[target], target, table[rows], rows, q) for q in (log_q, None)
+    corrected, naive, reversed_ = (
+        abs(sampled_softmax(vectors, table[target], target, table[rows], rows, q) - full)
+        for q in (log_q, None, -log_q)
     )
-    assert abs(corrected - full) < 0.05
-    assert abs(naive - full) > 1.0
+    assert corrected < 0.05
+    assert 1.0 < naive < reversed_
+
+
+def test_slices_of_the_full_softmax_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    vectors, table, target = torch.randn(9, 4), torch.randn(6, 4), torch.arange(9) % 6
+    whole = torch.nn.functional.cross_entropy(vectors @ table.T, target)
+    for numbers in (1, 6, 24, 100):
+        monkeypatch.setattr("train.loss.LOGITS", numbers)
+        torch.testing.assert_close(full_softmax(vectors, table, target), whole)
 
 
 def test_checkpoint_round_trip_is_exact(tmp_path: Path) -> None:

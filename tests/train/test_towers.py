@@ -33,6 +33,18 @@ def test_scan_equals_the_loop(length: int) -> None:
     torch.testing.assert_close(scan(decay, drive), scan_loop(decay, drive), atol=1e-12, rtol=1e-12)
 
 
+@pytest.mark.parametrize("length", [1, 5, 16, 17, 40])
+def test_the_gradient_of_the_scan_is_that_of_the_loop(length: int) -> None:
+    g = torch.Generator().manual_seed(length)
+    shape = (2, length, 3)
+    decay = torch.rand(shape, generator=g, dtype=torch.float64, requires_grad=True)
+    drive, weight = (torch.randn(shape, generator=g, dtype=torch.float64) for _ in range(2))
+    drive.requires_grad_()
+    found = torch.autograd.grad((scan(decay, drive) * weight).sum(), (decay, drive))
+    wanted = torch.autograd.grad((scan_loop(decay, drive) * weight).sum(), (decay, drive))
+    torch.testing.assert_close(found, wanted, atol=1e-12, rtol=1e-12)
+
+
 def test_scan_names_shapes_that_differ() -> None:
     with pytest.raises(ValueError, match=r"\(1, 2, 3\).*\(1, 2, 4\)"):
         scan(torch.zeros(1, 2, 3), torch.zeros(1, 2, 4))

@@ -19,10 +19,11 @@ from functions.core.features import ItemFeatures, Vocabulary, item_features
 from functions.core.repeats import Repeats
 from train.checkpoint import load, write_meta
 from train.evaluate import Candidates, candidates, choose_repeats, embed_items, evaluate, evaluate_baselines
-from train.fit import Options, fit
+from train.fit import fit, process_group
 from train.handover import write_held_out, write_popularity, write_products
 from train.log import Log, read_log
 from train.mapping import load_mapping
+from train.options import LOSSES, Options
 from train.split import SPLITS, Split, split
 from train.towers import Shape
 
@@ -34,14 +35,22 @@ def main(arguments: list[str] | None = None) -> int:
     """Read, train, evaluate, write; returns the exit status."""
     options = _options(arguments)
     started = time.monotonic()
+    with process_group() as first:
+        return _main(options, started, first)
+
+
+def _main(options: argparse.Namespace, started: float, first: bool) -> int:
     try:
         options.out.mkdir(parents=True, exist_ok=True)
         log = read_log(options.events, options.items, load_mapping(options.map) if options.map else None)
-        print(log.summary(), flush=True)
-        report = _run(log, options)
+        if first:
+            print(log.summary(), flush=True)
+        report = _run(log, options, first)
     except (VitrineError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    if not first:
+        return 0
     report["seconds"] = round(time.monotonic() - started, 1)
     (options.out / "metrics.json").write_text(json.dumps(report, indent=1) + "\n")
     print(json.dumps({"test": report["test"], "baselines": report["baselines"]}, indent=1))
@@ -57,10 +66,13 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", required=True, type=Path, help="folder for the checkpoint")
     parser.add_argument("--epochs", type=int, default=Options.epochs)
     parser.add_argument("--seed", type=int, default=Options.seed)
+    parser.add_argument("--loss", choices=LOSSES, default=Options.loss)
+    parser.add_argument("--resume", action="store_true", help="go on with the run that was killed in --out")
     return parser.parse_args(arguments)
 
 
-def _run(log: Log, options: argparse.Namespace) -> dict[str, object]:
+def _run(log: Log, options: argparse.Namespace, first: bool) -> dict[str, object]:
+    """Train with all processes of the group; evaluate and write with the first, the others return nothing."""
     interactions = log.to_arrays()
     products = log.items.to_pylist()
     vocabulary = Vocabulary(_names(products, "category"), _names(products, "brand"))
@@ -68,9 +80,12 @@ def _run(log: Log, options: argparse.Namespace) -> dict[str, object]:
     parts = split(interactions, options.split, seed=options.seed)
     inner = split(parts.train, options.split, VALIDATION_USERS, options.seed)
     shape = Shape(len(interactions.item_ids), len(vocabulary.categories), len(vocabulary.brands))
-    chosen = Options(epochs=options.epochs, seed=options.seed)
-    print(f"training on {len(inner.train.user):,} events, at most {chosen.epochs} epochs", flush=True)
-    fit(inner, features, vocabulary, shape, chosen, options.out)
+    chosen = Options(epochs=options.epochs, seed=options.seed, loss=options.loss)
+    if first:
+        print(f"training on {len(inner.train.user):,} events, at most {chosen.epochs} epochs", flush=True)
+    fit(inner, features, vocabulary, shape, chosen, options.out, options.resume)
+    if not first:
+        return {}
     write_products(options.out, products, interactions.item_ids)
     write_popularity(options.out, interactions)
     write_held_out(options.out, parts, options.seed)

@@ -29,6 +29,11 @@ class Batch:
     value: Tensor  # int64 [R, T] buckets
     target: Tensor  # int64 [R, T] rows, the next event's item
 
+    @property
+    def pairs(self) -> int:
+        """How many next items there are to learn."""
+        return int((self.target >= 0).sum())
+
     def to(self, device: torch.device) -> Batch:
         """The same stretches on a device."""
         return Batch(*(t.to(device) for t in (self.item, self.kind, self.gap, self.value, self.target)))
@@ -42,10 +47,14 @@ class Windows:
     start: Tensor  # int64 [R]
     length: Tensor  # int64 [R]
 
+    def to(self, device: torch.device) -> Windows:
+        """The same windows on a device."""
+        return Windows(*(t.to(device) for t in (self.columns, self.start, self.length)))
+
     def batch(self, rows: Tensor) -> Batch:
-        """The windows `rows`, padded to the longest of them."""
+        """The windows `rows`, padded to the longest of them, on the windows' own device."""
         length = self.length[rows]
-        place = torch.arange(int(length.max()))[None]  # [1, T]
+        place = torch.arange(int(length.max()), device=length.device)[None]  # [1, T]
         inside = place < length[:, None]
         at = torch.where(inside, self.start[rows][:, None] + place, 0)
         item, kind, gap, value, target = self.columns[:, at].long()
@@ -58,9 +67,10 @@ class Windows:
         Windows of about one length go together, so that little is padded; which ones and when is shuffled.
         """
         mixed = torch.randperm(len(self.length), generator=shuffle)
-        order = mixed[torch.argsort(self.length[mixed], stable=True)]
+        lengths = self.length.cpu()
+        order = mixed[torch.argsort(lengths[mixed], stable=True)]
         cuts, first = [0], 0
-        for at, length in enumerate(self.length[order].tolist()):
+        for at, length in enumerate(lengths[order].tolist()):
             if at > first and (at - first + 1) * length > events:
                 cuts.append(at)
                 first = at

@@ -1,64 +1,42 @@
-"""Training: windows of users' events to a checkpoint of both towers."""
+"""Training: windows of users' events to a checkpoint of both towers, on one device or on several."""
 
 from __future__ import annotations
 
 import ctypes
-import math
+import hashlib
+import os
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+import torch.distributed as dist
 from torch import Tensor
-from torch.nn import functional as F
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from functions.core.features import ItemFeatures, Vocabulary
 from train.checkpoint import Meta, save
-from train.dataset import Batch, HeldOut, Windows, held_out, windows
+from train.dataset import Batch, held_out, windows
 from train.evaluate import CUTS, metrics
 from train.log import Interactions
-from train.loss import expected_counts, full_softmax, negative_distribution, sampled_softmax
+from train.options import Options
 from train.split import Split
 from train.towers import Shape, Towers
+from train.trainer import Trainer
 
 STOP_ON = "ndcg@10"
+UNFINISHED = "unfinished.pt"
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
 
 
-class Diverged(RuntimeError):
-    """The loss or the weights left the finite numbers."""
-
-
-@dataclass(frozen=True)
-class Options:
-    """How to train; what the model is, is in Shape."""
-
-    epochs: int = 30
-    patience: int = 4
-    batch: int = 64  # windows of full length, or as many events of shorter ones
-    window: int = 200  # events
-    learning_rate: float = 2e-3
-    weight_decay: float = 0.05
-    clip: float = 1.0
-    softmax_budget: int = 2**28  # items x positions up to which every item is scored
-    negatives: int = 1024
-    from_batch: int = 512
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "patience", "batch", "from_batch"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"options.{name} is {getattr(self, name)}; expected at least 1")
-        if self.window < 2:
-            raise ValueError(f"options.window is {self.window}; expected at least 2 events")
-        if self.negatives < 1000:
-            raise ValueError(f"options.negatives is {self.negatives}; expected at least 1000")
+class CannotResume(ValueError):
+    """What an earlier run left belongs to another log, model or options."""
 
 
 @dataclass(frozen=True)
@@ -76,123 +54,179 @@ class History:
     epochs: list[Epoch] = field(default_factory=list)
     best: int = -1
 
+    def better(self) -> bool:
+        """Whether the newest epoch is the best so far."""
+        newest, best = self.epochs[-1], self.epochs[self.best]
+        return self.best < 0 or newest.metrics[STOP_ON] > best.metrics[STOP_ON]
 
-class Trainer:
-    """The towers, the tables they read and the optimiser, for the length of one `fit`."""
+
+@dataclass
+class Place:
+    """How far a run is: in this epoch, `step` batches are behind it, with these losses."""
+
+    epoch: int = 0
+    step: int = 0
+    losses: list[float] = field(default_factory=list)
+
+
+class Run:
+    """One `fit`: what it learns from, where it is, and where it writes."""
 
     def __init__(
-        self, log: Interactions, features: ItemFeatures, shape: Shape, options: Options, steps: int
+        self, parts: Split, features: ItemFeatures, shape: Shape, options: Options, out: Path
     ) -> None:
-        torch.manual_seed(options.seed)
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.options = options
-        self.towers = Towers(shape).to(self.device)
-        tables = (features.category, features.brand, features.price, features.text)
-        self.tables = [torch.from_numpy(np.asarray(t, np.int64)).to(self.device) for t in tables]
-        counts = torch.bincount(torch.from_numpy(log.item.astype(np.int64)), minlength=shape.items)
-        self.popularity = (counts / counts.sum()).float().to(self.device)
-        self.negatives = negative_distribution(counts).to(self.device)
-        self.optimiser = torch.optim.AdamW(
-            _groups(self.towers, options.weight_decay), lr=options.learning_rate, fused=True
-        )
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimiser, lambda step: _cosine(step, steps))
+        self.options, self.out = options, out
+        self.train = windows(parts.train, options.window)
+        self.held = held_out(parts.train, parts.targets, options.window)
+        self.events = self.train.batch_events(options.batch * options.window)
+        self.per_epoch = len(self._batches(0))
+        self.trainer = Trainer(parts.train, features, shape, options, self.per_epoch * options.epochs)
+        self.train = self.train.to(self.trainer.device)
+        self.history, self.place = History(), Place()
+        self.identity = _identity(parts.train, shape, options)
+        self.saved_at = time.monotonic()
 
-    def embed(self, rows: Tensor) -> Tensor:
-        """Embeddings of item rows, [n] -> [n, d]."""
-        return self.towers.item(rows + 1, *(table[rows] for table in self.tables))  # type: ignore[no-any-return]
+    def epochs(self) -> Iterator[int]:
+        """The epochs still to come, until validation has not improved for `patience` of them."""
+        while self.place.epoch < self.options.epochs:
+            if self.history.epochs and self.place.epoch - 1 - self.history.best >= self.options.patience:
+                return
+            yield self.place.epoch
 
-    def loss(self, batch: Batch) -> Tensor:
-        """Cross-entropy of all of the batch's targets."""
-        known = batch.target >= 0
-        target = batch.target[known]
-        if self.towers.shape.items * len(target) <= self.options.softmax_budget:
-            embeddings = self.embed(torch.arange(self.towers.shape.items, device=self.device))
-            vectors = self._vectors(F.embedding(batch.item, embeddings), batch)[known]
-            return full_softmax(vectors, embeddings, target)
-        return self._sampled(batch, known, target)
+    def walk(self, bar: Any) -> Epoch:
+        """What is left of the epoch; its mean loss and validation."""
+        for step, rows in enumerate(self._batches(self.place.epoch)):
+            if step < self.place.step:
+                continue
+            self._step(rows, step)
+            bar.update()
+            self.place.step = step + 1
+            self._save_now_and_then()
+        losses = self.place.losses
+        self.place = Place(self.place.epoch + 1)
+        items = self.trainer.towers.shape.items
+        ranked = metrics(self.trainer.top(self.held, CUTS[-1]), self.held.targets, items)
+        return Epoch(sum(losses) / max(len(losses), 1), ranked)
 
-    def _sampled(self, batch: Batch, known: Tensor, target: Tensor) -> Tensor:
-        own = target[torch.randint(len(target), (self.options.from_batch,), device=self.device)]
-        drawn = torch.multinomial(self.negatives, self.options.negatives, replacement=True)
-        candidates = torch.cat([own, drawn])  # [K]
-        used = torch.cat([batch.item.flatten(), target, candidates])
-        rows, where = torch.unique(used, return_inverse=True)
-        embedded = F.embedding(where, self.embed(rows))
-        inputs, positives, others = torch.split(embedded, [batch.item.numel(), len(target), len(candidates)])
-        vectors = self._vectors(inputs.view(*batch.item.shape, -1), batch)[known]
-        counts = expected_counts(self.popularity, len(own), self.negatives, len(drawn))
-        return sampled_softmax(vectors, positives, target, others, candidates, counts[candidates].log())
+    def _step(self, rows: Tensor, step: int) -> None:
+        batch, share = self._part(rows)
+        if share:
+            where = f"epoch {self.place.epoch}, step {step}"
+            horizon = self.options.average * self.per_epoch
+            self.place.losses.append(self.trainer.step(batch, where, share, horizon))
 
-    def _vectors(self, items: Tensor, batch: Batch) -> Tensor:
-        return self.towers.user(items, batch.kind, batch.gap, batch.value)  # type: ignore[no-any-return]
+    def _part(self, rows: Tensor) -> tuple[Batch, float]:
+        """This process's part of a batch, and the weight with which the processes' mean is the batch's.
 
-    def step(self, batch: Batch, where: str) -> float:
-        """One update; raises Diverged, saying where, on a loss or gradient that is not finite."""
-        self.towers.train()
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-            loss = self.loss(batch)
-        self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        norm = torch.nn.utils.clip_grad_norm_(self.towers.parameters(), self.options.clip)
-        value = float(loss.detach())
-        if not math.isfinite(value) or not math.isfinite(float(norm)):
-            raise Diverged(
-                f"{where}: loss {value}, gradient norm {float(norm)}; expected finite numbers{self._broken()}"
+        A weight of 0: nothing to learn in the whole batch.
+        """
+        rows = rows.to(self.trainer.device)
+        batch = self.train.batch(rows)
+        if not dist.is_initialized() or len(rows) < dist.get_world_size():
+            return batch, float(batch.pairs > 0)
+        mine = self.train.batch(rows[dist.get_rank() :: dist.get_world_size()])
+        return mine, dist.get_world_size() * mine.pairs / max(batch.pairs, 1)
+
+    def _batches(self, epoch: int) -> list[Tensor]:
+        """The epoch's batches: the same for every process, and the same again after a restart."""
+        shuffle = torch.Generator().manual_seed(self.options.seed + 1_000_003 * epoch)
+        return self.train.batches(self.events, shuffle)
+
+    def _save_now_and_then(self) -> None:
+        if time.monotonic() - self.saved_at >= self.options.save_every_s:
+            self.save_unfinished()
+
+    def save_unfinished(self) -> None:
+        """Write what a killed run goes on from; a reader sees the old file or the new one, whole."""
+        if _first():
+            state = {
+                "identity": self.identity,
+                "trainer": self.trainer.state(),
+                "place": asdict(self.place),
+                "epochs": [asdict(epoch) for epoch in self.history.epochs],
+                "best": self.history.best,
+            }
+            part = self.out / f"{UNFINISHED}.part"
+            torch.save(state, part)
+            os.replace(part, self.out / UNFINISHED)
+        self.saved_at = time.monotonic()
+
+    def resume(self) -> bool:
+        """Go on from an unfinished run; False where there is none. Raises CannotResume if it was another."""
+        path = self.out / UNFINISHED
+        if not path.is_file():
+            return False
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if state["identity"] != self.identity:
+            raise CannotResume(
+                f"{path}: left by a run on another log, shape or options; expected {self.identity}, "
+                f"found {state['identity']}; run without --resume to start anew"
             )
-        self.optimiser.step()
-        self.schedule.step()
-        return value
-
-    def _broken(self) -> str:
-        bad = [n for n, p in self.towers.named_parameters() if not bool(torch.isfinite(p).all())]
-        return f"; not finite: {', '.join(bad)}" if bad else ""
-
-    @torch.no_grad()
-    def top(self, held: HeldOut, k: int) -> NDArray[np.int64]:
-        """The k best items of each held-out user, by the parallel form, repeats not weighed, [U, k]."""
-        self.towers.eval()
-        rows = torch.arange(self.towers.shape.items, device=self.device)
-        embeddings = torch.cat([self.embed(part) for part in torch.split(rows, 8192)])
-        best = []
-        for part in torch.split(torch.arange(len(held.targets)), self.options.batch):
-            batch = held.windows.batch(part).to(self.device)
-            vectors = self._vectors(F.embedding(batch.item, embeddings), batch)
-            last = vectors[torch.arange(len(part)), held.windows.length[part] - 1]
-            best.append((last @ embeddings.T).topk(min(k, len(rows)), 1).indices.cpu())
-        return torch.cat(best).numpy()
+        self.trainer.restore(state["trainer"])
+        self.place = Place(**state["place"])
+        self.history = History([Epoch(**epoch) for epoch in state["epochs"]], state["best"])
+        return True
 
 
 def fit(
-    parts: Split, features: ItemFeatures, vocabulary: Vocabulary, shape: Shape, options: Options, out: Path
+    parts: Split,
+    features: ItemFeatures,
+    vocabulary: Vocabulary,
+    shape: Shape,
+    options: Options,
+    out: Path,
+    resume: bool = False,
 ) -> History:
     """Train both towers on `parts.train` and keep the epoch that best ranks `parts.targets`, in `out`.
 
     TensorBoard logs go beside the checkpoint. features: content of the log's `item_ids`, row by row. One seed
-    gives the same weights on one machine. Raises ValueError on sizes that contradict each other and Diverged,
-    naming epoch and step, on a non-finite loss.
+    gives the same weights on one machine, also when the run was killed and resumed. In a process group
+    (torchrun) each process takes its part of every batch, and the first one writes. Raises ValueError on
+    sizes that contradict each other, Diverged, naming epoch and step, on a loss that is not finite, and
+    CannotResume.
     """
-    log = parts.train
-    _check(log, features, shape)
+    _check(parts.train, features, shape)
     _keep_freed_memory()
-    train, held = windows(log, options.window), held_out(log, parts.targets, options.window)
-    events = train.batch_events(options.batch * options.window)
-    per_epoch = len(train.batches(events, torch.Generator()))
-    trainer = Trainer(log, features, shape, options, per_epoch * options.epochs)
-    history, shuffle = History(), torch.Generator().manual_seed(options.seed)
-    with SummaryWriter(str(out / "tensorboard")) as board, _bar(per_epoch * options.epochs) as bar:
-        for number in range(options.epochs):
-            loss = _pass(trainer, train, events, shuffle, number, bar)
-            history.epochs.append(
-                Epoch(loss, metrics(trainer.top(held, CUTS[-1]), held.targets, shape.items))
-            )
-            _report(board, bar, number, history.epochs[-1])
-            if history.best < 0 or _better(history.epochs[-1], history.epochs[history.best]):
-                history.best = number
-                _serve_unseen_kinds_as_other(trainer.towers, log)
-                save(out, trainer.towers, _meta(log, vocabulary, history.epochs[-1]))
-            if number - history.best >= options.patience:
-                break
-    return history
+    run = Run(parts, features, shape, options, out)
+    if resume and run.resume():
+        print(f"going on in epoch {run.place.epoch}, at step {run.place.step}", flush=True)
+    with _board(out) as board, _bar(run) as bar:
+        for number in run.epochs():
+            run.history.epochs.append(run.walk(bar))
+            _report(board, bar, number, run.history.epochs[-1])
+            if run.history.better():
+                run.history.best = number
+                _keep(run, parts.train, vocabulary)
+            run.save_unfinished()
+    if _first():
+        (out / UNFINISHED).unlink(missing_ok=True)
+    return run.history
+
+
+def _keep(run: Run, log: Interactions, vocabulary: Vocabulary) -> None:
+    """Write the checkpoint of the newest epoch."""
+    if _first():
+        _serve_unseen_kinds_as_other(run.trainer.towers, log)
+        save(run.out, run.trainer.towers, _meta(log, vocabulary, run.history.epochs[-1]))
+
+
+@contextmanager
+def process_group() -> Iterator[bool]:
+    """Join the processes that torchrun started, if it did; whether this is the one that writes."""
+    if "RANK" in os.environ:
+        gpu = torch.cuda.is_available()
+        if gpu:
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        dist.init_process_group("nccl" if gpu else "gloo")
+    try:
+        yield _first()
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def _first() -> bool:
+    return not dist.is_initialized() or dist.get_rank() == 0
 
 
 @torch.no_grad()
@@ -203,34 +237,34 @@ def _serve_unseen_kinds_as_other(towers: Towers, log: Interactions) -> None:
     table[torch.from_numpy(unseen)] = table[0].clone()
 
 
-def _better(epoch: Epoch, best: Epoch) -> bool:
-    return epoch.metrics[STOP_ON] > best.metrics[STOP_ON]
+def _identity(log: Interactions, shape: Shape, options: Options) -> str:
+    """What a run is a run of: the log, the model, the options (how often it saves aside)."""
+    digest = hashlib.blake2b(digest_size=8)
+    for column in (log.user, log.item, log.kind, log.time_s):
+        digest.update(column.tobytes())
+    digest.update(repr((shape, replace(options, save_every_s=0.0))).encode())
+    return digest.hexdigest()
 
 
-def _pass(
-    trainer: Trainer, train: Windows, events: int, shuffle: torch.Generator, number: int, bar: Any
-) -> float:
-    """One epoch; the mean loss of its steps."""
-    losses = []
-    for step, rows in enumerate(train.batches(events, shuffle)):
-        batch = train.batch(rows).to(trainer.device)
-        if bool((batch.target >= 0).any()):
-            losses.append(trainer.step(batch, f"epoch {number}, step {step}"))
-        bar.update()
-    return sum(losses) / max(len(losses), 1)
+def _board(out: Path) -> AbstractContextManager[SummaryWriter | None]:
+    return SummaryWriter(str(out / "tensorboard")) if _first() else nullcontext()
 
 
-def _report(board: SummaryWriter, bar: Any, number: int, epoch: Epoch) -> None:
-    for name, value in {"loss": epoch.loss, **epoch.metrics}.items():
-        board.add_scalar(name.replace("@", "_at_"), value, number)
+def _report(board: SummaryWriter | None, bar: Any, number: int, epoch: Epoch) -> None:
+    if board:
+        for name, value in {"loss": epoch.loss, **epoch.metrics}.items():
+            board.add_scalar(name.replace("@", "_at_"), value, number)
     shown = {"epoch": number, "loss": f"{epoch.loss:.3f}", "validation": f"{epoch.metrics[STOP_ON]:.4f}"}
     bar.set_postfix(shown)
-    if bar.disable:  # no terminal to draw a bar on
+    if bar.disable and _first():  # no terminal to draw a bar on
         print(", ".join(f"{name} {value}" for name, value in shown.items()), flush=True)
 
 
-def _bar(steps: int) -> Any:
-    return tqdm(total=steps, desc="fit", unit="batch", disable=None)
+def _bar(run: Run) -> Any:
+    done = run.place.epoch * run.per_epoch + run.place.step
+    return tqdm(
+        total=run.per_epoch * run.options.epochs, initial=done, desc="fit", unit="batch", disable=None
+    )
 
 
 def _meta(log: Interactions, vocabulary: Vocabulary, epoch: Epoch) -> Meta:
@@ -248,18 +282,6 @@ def _keep_freed_memory() -> None:
         if hasattr(libc, "mallopt"):
             libc.mallopt(M_MMAP_MAX, 0)
             libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-
-
-def _groups(towers: Towers, weight_decay: float) -> list[dict[str, Any]]:
-    """Matrices decay towards zero; biases, norms and the recurrence's own decay do not."""
-    matrices = [p for p in towers.parameters() if p.dim() > 1]
-    rest = [p for p in towers.parameters() if p.dim() <= 1]
-    return [{"params": matrices, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
-
-
-def _cosine(step: int, steps: int) -> float:
-    warm = max(1, steps // 50)
-    return min((step + 1) / warm, 0.5 * (1 + math.cos(math.pi * min(step / steps, 1.0))))
 
 
 def _check(log: Interactions, features: ItemFeatures, shape: Shape) -> None:

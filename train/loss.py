@@ -81,12 +81,39 @@ def sampled_softmax(
     modeling"), on the candidates only: the positive is in the sum with certainty, so the sum's expectation is
     the full softmax's partition function.
     """
-    own = _at_least_float32((vectors * positives).sum(-1, keepdim=True))  # [P, 1]
-    others = _at_least_float32(vectors @ candidates.T)  # [P, K]
+    own, others = _scores(vectors, positives, candidates)
     if log_q is not None:
         others = others.sub_(log_q)
     others[_collisions(target, candidate_rows)] = float("-inf")
     return F.cross_entropy(torch.cat([own, others], 1), torch.zeros_like(target))
+
+
+def bpr(vectors: Tensor, positives: Tensor, target: Tensor, candidates: Tensor, rows: Tensor) -> Tensor:
+    """Mean of -log sigmoid(positive - negative) over the shared candidates (Rendle et al. 2009, BPR-Opt).
+
+    Shapes as in `sampled_softmax`; a candidate that is the position's own target counts for nothing.
+    """
+    own, others = _scores(vectors, positives, candidates)
+    losses = F.softplus(others - own)
+    losses[_collisions(target, rows)] = 0.0
+    return losses.mean()
+
+
+def squared_error(
+    vectors: Tensor, positives: Tensor, target: Tensor, candidates: Tensor, rows: Tensor
+) -> Tensor:
+    """Squared error of scores that should be 1 for the target, else 0 (Hu et al. 2008, unweighted).
+
+    Shapes as in `sampled_softmax`.
+    """
+    own, others = _scores(vectors, positives, candidates)
+    others[_collisions(target, rows)] = 0.0
+    return ((own - 1.0) ** 2).mean() + (others**2).mean()
+
+
+def _scores(vectors: Tensor, positives: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
+    own = _at_least_float32((vectors * positives).sum(-1, keepdim=True))  # [P, 1]
+    return own, _at_least_float32(vectors @ candidates.T)  # [P, K]
 
 
 def _collisions(target: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,11 +14,13 @@ from functions.core.features import ItemFeatures, Vocabulary
 from functions.core.repeats import Repeats
 from train.checkpoint import BadCheckpoint, Meta, load, save
 from train.dataset import Batch, Windows, held_out, windows
-from train.fit import Diverged, History, Options, Trainer, fit
+from train.fit import History, fit
 from train.log import Interactions
 from train.loss import expected_counts, full_softmax, negative_distribution, sampled_softmax
+from train.options import Options
 from train.split import split
 from train.towers import Shape, Towers
+from train.trainer import Diverged, Trainer
 
 ITEMS = 12
 SHAPE = Shape(items=ITEMS, categories=1, brands=1, dim=16, width=16, dropout=0.0, id_dropout=0.05)
@@ -87,7 +89,7 @@ def test_stops_when_validation_no_longer_improves(tmp_path: Path) -> None:
 def test_divergence_says_where() -> None:
     trainer = Trainer(circle(), features(), SHAPE, QUICK, 10)
     with torch.no_grad():
-        trainer.towers.user.readout.weight[0, 0] = float("nan")
+        trainer.objective.towers.user.readout.weight[0, 0] = float("nan")
     batch = windows(circle(), QUICK.window).batch(torch.arange(4)).to(trainer.device)
     with pytest.raises(Diverged, match=r"epoch 3, step 7: loss nan.*not finite: user\.readout\.weight"):
         trainer.step(batch, "epoch 3, step 7")
@@ -96,7 +98,7 @@ def test_divergence_says_where() -> None:
 @pytest.mark.parametrize("budget", [0, 2**28])
 def test_half_precision_computes_nearly_the_same_loss(budget: int) -> None:
     trainer = Trainer(circle(), features(), SHAPE, dataclasses.replace(QUICK, softmax_budget=budget), 10)
-    trainer.towers.eval()
+    trainer.objective.eval()
     batch = everything(windows(circle(), QUICK.window)).to(trainer.device)
     torch.manual_seed(0)
     whole = trainer.loss(batch).item()

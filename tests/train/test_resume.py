@@ -1,0 +1,87 @@
+"""A run that was killed, and a run of several processes, end where one that went through ends."""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.train.resumed import OPTIONS, run
+from train.checkpoint import WEIGHTS, load
+from train.fit import UNFINISHED, CannotResume
+
+NEVER = -1
+PROGRAM = """
+import os, signal, sys
+from pathlib import Path
+from tests.train import resumed
+from train import trainer
+from train.fit import process_group
+from train.trainer import Trainer
+
+out, dropout, die_at = Path(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])
+if not dropout:
+    trainer._half_pays = lambda device: False
+take = Trainer.step
+def step(self, *arguments):
+    if self.done == die_at:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return take(self, *arguments)
+Trainer.step = step
+with process_group():
+    resumed.run(out, dropout)
+"""
+
+
+def start(*launcher: str, out: Path, dropout: float, die_at: int) -> int:
+    """Run PROGRAM in a process of its own; its exit status."""
+    program = out.parent / "program.py"
+    program.write_text(PROGRAM)
+    command = [sys.executable, *launcher, str(program), str(out), str(dropout), str(die_at)]
+    root = str(Path(__file__).parents[2])
+    environment = {"PYTHONPATH": root, "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
+    return subprocess.run(command, env=environment, cwd=root, timeout=300).returncode
+
+
+@pytest.mark.parametrize("die_at", [0, 3, 4, 9])
+def test_a_killed_run_goes_on_to_the_same_weights(tmp_path: Path, die_at: int) -> None:
+    torch.set_num_threads(1)
+    whole = run(tmp_path / "whole", dropout=0.2)
+    assert start(out=tmp_path / "killed", dropout=0.2, die_at=die_at) == -signal.SIGKILL
+    assert (tmp_path / "killed" / UNFINISHED).exists() == (die_at > 0)
+    resumed = run(tmp_path / "killed", dropout=0.2)
+    assert resumed == whole
+    assert not (tmp_path / "killed" / UNFINISHED).exists()
+    whole_weights, weights = ((tmp_path / name / WEIGHTS).read_bytes() for name in ("whole", "killed"))
+    assert weights == whole_weights
+
+
+def test_without_the_flag_a_run_starts_anew(tmp_path: Path) -> None:
+    whole = run(tmp_path / "whole", dropout=0.2)
+    assert start(out=tmp_path / "killed", dropout=0.2, die_at=3) == -signal.SIGKILL
+    assert run(tmp_path / "killed", dropout=0.2, resume=False) == whole
+
+
+def test_what_another_run_left_is_refused(tmp_path: Path) -> None:
+    assert start(out=tmp_path, dropout=0.2, die_at=3) == -signal.SIGKILL
+    with pytest.raises(CannotResume, match=r"unfinished\.pt: left by a run on another log, shape or options"):
+        run(tmp_path, dropout=0.3)
+    with pytest.raises(CannotResume):
+        run(tmp_path, dropout=0.2, options=dataclasses.replace(OPTIONS, learning_rate=1e-3))
+
+
+def test_two_processes_learn_what_one_learns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("train.trainer._half_pays", lambda device: False)  # sums in bfloat16 differ by split
+    one = run(tmp_path / "one", dropout=0.0)
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    assert start(*launcher, out=tmp_path / "two", dropout=0.0, die_at=NEVER) == 0
+    for a, b in zip(
+        load(tmp_path / "one")[0].parameters(), load(tmp_path / "two")[0].parameters(), strict=True
+    ):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-3)
+    assert load(tmp_path / "two")[1].metrics == pytest.approx(dict(one.epochs[one.best].metrics), abs=1e-6)

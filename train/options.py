@@ -1,0 +1,41 @@
+"""How to train. What the model is, is in `train.towers.Shape`; where defaults come from, in `train.rules`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+LOSSES = ("softmax", "bpr", "squared")
+
+
+@dataclass(frozen=True)
+class Options:
+    """Everything a run of `fit` may vary. Raises ValueError, naming field and value, on what cannot be."""
+
+    epochs: int = 30
+    patience: int = 6  # epochs without a better validation
+    batch: int = 48  # windows of full length, or as many events of shorter ones
+    window: int = 200  # events
+    loss: str = "softmax"
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.05
+    average: float = 1.0  # epochs that the average of the weights looks back; 0: the last weights themselves
+    clip: float = 1.0
+    softmax_budget: int = 2**28  # items x positions up to which every item is scored
+    negatives: int = 1024
+    from_batch: int = 512
+    save_every_s: float = 60.0  # seconds between two states that a killed run goes on from
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "patience", "batch", "from_batch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"options.{name} is {getattr(self, name)}; expected at least 1")
+        for name in ("learning_rate", "weight_decay", "average", "save_every_s"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"options.{name} is {getattr(self, name)}; expected at least 0")
+        if self.window < 2:
+            raise ValueError(f"options.window is {self.window}; expected at least 2 events")
+        if self.negatives < 1000:
+            raise ValueError(f"options.negatives is {self.negatives}; expected at least 1000")
+        if self.loss not in LOSSES:
+            raise ValueError(f"options.loss is {self.loss!r}; expected one of {list(LOSSES)}")

@@ -1,0 +1,213 @@
+"""One update after another: towers, the tables they read, the optimiser, and the averaged weights."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
+
+from functions.core.features import ItemFeatures
+from train.dataset import Batch, HeldOut
+from train.log import Interactions
+from train.loss import (
+    bpr,
+    expected_counts,
+    full_softmax,
+    negative_distribution,
+    sampled_softmax,
+    squared_error,
+)
+from train.options import Options
+from train.towers import Shape, Towers
+
+ITEMS_AT_ONCE = 8192
+BF16_CPU = ("avx512_bf16", "amx_bf16")  # what multiplies bfloat16 in hardware
+WARM_UP = 50  # one part in WARM_UP of the steps
+
+
+class Diverged(RuntimeError):
+    """The loss or the weights left the finite numbers."""
+
+
+class Objective(nn.Module):
+    """Both towers and the loss of a batch: what is differentiated."""
+
+    popularity: Tensor
+    negatives: Tensor
+
+    def __init__(self, log: Interactions, features: ItemFeatures, shape: Shape, options: Options) -> None:
+        super().__init__()
+        self.options = options
+        self.towers = Towers(shape)
+        counts = torch.bincount(torch.from_numpy(log.item.astype(np.int64)), minlength=shape.items)
+        self.register_buffer("popularity", (counts / counts.sum()).float(), persistent=False)
+        self.register_buffer("negatives", negative_distribution(counts), persistent=False)
+        for name in ("category", "brand", "price", "text"):
+            table = torch.from_numpy(np.asarray(getattr(features, name), np.int64))
+            self.register_buffer(name, table, persistent=False)
+
+    def embed(self, rows: Tensor) -> Tensor:
+        """Embeddings of item rows, [n] -> [n, d]."""
+        tables = (getattr(self, name)[rows] for name in ("category", "brand", "price", "text"))
+        return self.towers.item(rows + 1, *tables)  # type: ignore[no-any-return]
+
+    def vectors(self, items: Tensor, batch: Batch) -> Tensor:
+        """User vectors after every event; items [R, T, d] -> [R, T, d]."""
+        return self.towers.user(items, batch.kind, batch.gap, batch.value)  # type: ignore[no-any-return]
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Mean loss of the batch's targets."""
+        known = batch.target >= 0
+        target = batch.target[known]
+        items = self.towers.shape.items
+        if not len(target):  # another process has targets; every weight takes part, with a gradient of zero
+            embeddings = self.embed(batch.item.flatten()).view(*batch.item.shape, -1)
+            return self.vectors(embeddings, batch).sum() * 0.0
+        if self.options.loss == "softmax" and items * len(target) <= self.options.softmax_budget:
+            embeddings = self.embed(torch.arange(items, device=target.device))
+            vectors = self.vectors(F.embedding(batch.item, embeddings), batch)[known]
+            return full_softmax(vectors, embeddings, target)
+        return self._sampled(batch, known, target)
+
+    def _sampled(self, batch: Batch, known: Tensor, target: Tensor) -> Tensor:
+        own = target[torch.randint(len(target), (self.options.from_batch,), device=target.device)]
+        drawn = torch.multinomial(self.negatives, self.options.negatives, replacement=True)
+        rows = torch.cat([own, drawn])  # [K]
+        used, where = torch.unique(torch.cat([batch.item.flatten(), target, rows]), return_inverse=True)
+        sizes = [batch.item.numel(), len(target), len(rows)]
+        inputs, positives, others = torch.split(F.embedding(where, self.embed(used)), sizes)
+        vectors = self.vectors(inputs.view(*batch.item.shape, -1), batch)[known]
+        if self.options.loss == "softmax":
+            counts = expected_counts(self.popularity, len(own), self.negatives, len(drawn))
+            return sampled_softmax(vectors, positives, target, others, rows, counts[rows].log())
+        pairwise = {"bpr": bpr, "squared": squared_error}[self.options.loss]
+        return pairwise(vectors, positives, target, others, rows)
+
+
+class Trainer:
+    """The objective on its device, its optimiser and schedule, for `steps` updates in all."""
+
+    def __init__(
+        self, log: Interactions, features: ItemFeatures, shape: Shape, options: Options, steps: int
+    ) -> None:
+        torch.manual_seed(options.seed)
+        self.device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else CPU
+        self.options = options
+        self.objective = Objective(log, features, shape, options).to(self.device)
+        self.averaged = copy.deepcopy(self.objective).eval().requires_grad_(False)
+        self.differentiated: nn.Module = self.objective
+        if torch.distributed.is_initialized():
+            self.differentiated = DistributedDataParallel(self.objective)
+            torch.manual_seed(options.seed + torch.distributed.get_rank())  # dropout of its own
+        self.steps, self.done = steps, 0
+        groups = _groups(self.objective, options.weight_decay)
+        self.optimiser = torch.optim.AdamW(groups, lr=options.learning_rate, fused=True)
+
+    @property
+    def towers(self) -> Towers:
+        """The weights that are kept: averaged over the last steps (Izmailov et al. 2018; Polyak 1992)."""
+        return self.averaged.towers
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Mean loss of the batch's targets."""
+        return self.differentiated(batch)  # type: ignore[no-any-return]
+
+    def step(self, batch: Batch, where: str, share: float = 1.0, horizon: float = 0.0) -> float:
+        """One update; returns the loss. Raises Diverged, saying where, on what is not finite.
+
+        share: this process's part of the targets, times the number of processes. horizon: steps that the
+        averaged weights look back.
+        """
+        self.objective.train()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=_half_pays(self.device)):
+            loss = self.loss(batch)
+        self._schedule()
+        self.optimiser.zero_grad(set_to_none=True)
+        (loss * share).backward()  # type: ignore[no-untyped-call]
+        norm = torch.nn.utils.clip_grad_norm_(self.objective.parameters(), self.options.clip)
+        value, length = torch.stack([loss.detach().float(), norm.float()]).tolist()
+        if not math.isfinite(value) or not math.isfinite(length):
+            raise Diverged(
+                f"{where}: loss {value}, gradient norm {length}; expected finite numbers{self._broken()}"
+            )
+        self.optimiser.step()
+        self.done += 1
+        self._average(horizon)
+        return float(value)
+
+    @torch.no_grad()
+    def _average(self, horizon: float) -> None:
+        """Exponential mean, shorter at the start, where there is less to look back on."""
+        pace = max(1.0 / (1.0 + horizon), 1.0 / (1.0 + self.done / 10.0))
+        kept: list[Tensor] = list(self.averaged.parameters())
+        new: list[Tensor] = list(self.objective.parameters())
+        torch._foreach_lerp_(kept, new, pace)
+
+    def _schedule(self) -> None:
+        warm = max(1, self.steps // WARM_UP)
+        cosine = 0.5 * (1 + math.cos(math.pi * min(self.done / self.steps, 1.0)))
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.options.learning_rate * min((self.done + 1) / warm, cosine)
+
+    def _broken(self) -> str:
+        bad = [n for n, p in self.objective.towers.named_parameters() if not bool(torch.isfinite(p).all())]
+        return f"; not finite: {', '.join(bad)}" if bad else ""
+
+    @torch.no_grad()
+    def top(self, held: HeldOut, k: int) -> NDArray[np.int64]:
+        """The k best items of each held-out user, by the parallel form, repeats not weighed, [U, k]."""
+        rows = torch.arange(self.towers.shape.items, device=self.device)
+        embeddings = torch.cat([self.averaged.embed(part) for part in torch.split(rows, ITEMS_AT_ONCE)])
+        best = []
+        for part in torch.split(torch.arange(len(held.targets)), self.options.batch):
+            batch = held.windows.batch(part).to(self.device)
+            vectors = self.averaged.vectors(F.embedding(batch.item, embeddings), batch)
+            last = vectors[torch.arange(len(part)), held.windows.length[part] - 1]
+            best.append((last @ embeddings.T).topk(min(k, len(rows)), 1).indices.cpu())
+        return torch.cat(best).numpy()
+
+    def state(self) -> dict[str, Any]:
+        """All that the next step depends on, random numbers included."""
+        return {
+            "objective": self.objective.state_dict(),
+            "averaged": self.averaged.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "done": self.done,
+            "random": torch.get_rng_state(),
+            "random_device": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` returned."""
+        self.objective.load_state_dict(state["objective"])
+        self.averaged.load_state_dict(state["averaged"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.done = state["done"]
+        torch.set_rng_state(state["random"].cpu())
+        if state["random_device"] is not None:
+            torch.cuda.set_rng_state(state["random_device"].cpu(), self.device)
+
+
+CPU = torch.device("cpu")
+
+
+def _half_pays(device: torch.device) -> bool:
+    """Whether products in bfloat16 are faster here than in float32."""
+    if device.type == "cuda":
+        return True
+    able = torch.cpu.get_capabilities()
+    return any(able.get(name, False) for name in BF16_CPU)
+
+
+def _groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Matrices decay towards zero; biases, norms and the recurrence's own decay do not."""
+    matrices = [p for p in module.parameters() if p.dim() > 1]
+    rest = [p for p in module.parameters() if p.dim() <= 1]
+    return [{"params": matrices, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]

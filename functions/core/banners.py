@@ -78,7 +78,7 @@ def answer(
         **_body(banners, chosen.tier, bundle, version),
         "folded_ahead": chosen.folded_ahead,
         "already_in_row": list(chosen.already_in_row),
-        "last_event_time": _rfc3339(chosen.row.ring[-1].time_s) if chosen.row.ring else None,
+        "last_event_time": _rfc3339(chosen.row.last_s) if chosen.row.ring else None,
     }
 
 

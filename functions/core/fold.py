@@ -79,8 +79,7 @@ def fold(
         remembered.append(row)
         fresh.append(entries)
         duplicates += skipped
-    last = [r.ring[-1].time_s if r.ring else None for r in rows]
-    states, vectors, folded = _advance(remembered, fresh, last, encoder)
+    states, vectors, folded = _advance(remembered, fresh, encoder)
     unknown = sum(map(len, fresh)) - folded
     result = [replace(r, state=s, vector=v) for r, s, v in zip(remembered, states, vectors, strict=True)]
     return result, Folded(folded, duplicates, unknown)
@@ -92,7 +91,7 @@ def in_space(rows: Sequence[UserRow], encoder: Encoder) -> list[UserRow]:
     result = list(rows)
     blank = encoder.empty()
     bare = [replace(rows[i], state=blank.state, vector=blank.vector, space=encoder.space) for i in foreign]
-    states, vectors, _ = _advance(bare, [list(r.ring) for r in bare], [None] * len(bare), encoder)
+    states, vectors, _ = _advance(bare, [r.ring for r in bare], encoder)
     for i, row, state, vector in zip(foreign, bare, states, vectors, strict=True):
         result[i] = replace(row, state=state, vector=vector)
     return result
@@ -100,38 +99,51 @@ def in_space(rows: Sequence[UserRow], encoder: Encoder) -> list[UserRow]:
 
 def _remember(row: UserRow, events: Sequence[Event]) -> tuple[UserRow, list[RingEntry], int]:
     """The row with the new events in its ring, those events, and how many it knew already."""
-    ring, known = deque(row.ring), set(row.hashes)
-    entries: list[RingEntry] = []
+    hashes, known = deque(e.event for e in row.ring), set(row.hashes)
+    new: list[tuple[bytes, Event]] = []
     skipped = 0
-    values = value_bucket([np.nan if e.value is None else e.value for e in events]).tolist()
-    for event, value in zip(events, values, strict=True):
-        key = item_key(event.item_id)
+    for event in events:
         if event.kind == IMPRESSION:
-            row = row if (key, event.time_s) in row.seen else row.with_impression(key, event.time_s)
+            seen = (item_key(event.item_id), event.time_s)
+            row = row if seen in row.seen else row.with_impression(*seen)
             continue
         hashed = event_hash(event.event_id)
         if hashed in known:
             skipped += 1
             continue
-        entry = RingEntry(hashed, key, event.time_s, event.kind, value)
-        ring.append(entry)
+        new.append((hashed, event))
         known.add(hashed)
-        entries.append(entry)
-        if len(ring) > RING:
-            known.discard(ring.popleft().event)
-    return replace(row, ring=tuple(ring)), entries, skipped
+        hashes.append(hashed)
+        if len(hashes) > RING:
+            known.discard(hashes.popleft())
+    entries = _entries(row, new)
+    last_s = new[-1][1].time_s if new else row.last_s
+    return replace(row, ring=(*row.ring, *entries)[-RING:], last_s=last_s), entries, skipped
+
+
+def _entries(row: UserRow, new: Sequence[tuple[bytes, Event]]) -> list[RingEntry]:
+    """The ring's entries of new events, in order: a user's first has no gap, and where a client's clock
+    went backwards the gap is 0."""
+    times = [event.time_s for _, event in new]
+    gaps_s = np.maximum(np.diff(times, prepend=row.last_s), 0)
+    if not row.ring:
+        gaps_s[:1] = -1
+    values = value_bucket([np.nan if event.value is None else event.value for _, event in new]).tolist()
+    return [
+        RingEntry(hashed, item_key(event.item_id), event.kind, value, gap)
+        for (hashed, event), value, gap in zip(new, values, gap_bucket(gaps_s).tolist(), strict=True)
+    ]
 
 
 def _advance(
     rows: Sequence[UserRow],
     entries: Sequence[Sequence[RingEntry]],
-    last: Sequence[int | None],
     encoder: Encoder,
 ) -> tuple[list[Float16], list[Float16], int]:
     """Step every row through its entries; returns states, vectors and how many events were folded."""
     states = [row.state for row in rows]
     vectors = [row.vector for row in rows]
-    queues = [_steps(e, at, encoder.items) for e, at in zip(entries, last, strict=True)]
+    queues = [_steps(some, encoder.items) for some in entries]
     for turn in range(max(map(len, queues), default=0)):
         users = [u for u, queue in enumerate(queues) if turn < len(queue)]
         items, kinds, gaps, values = zip(*(queues[u][turn] for u in users), strict=True)
@@ -139,7 +151,7 @@ def _advance(
             np.stack([states[u] for u in users]),
             np.stack(items),
             np.array(kinds, np.int64),
-            gap_bucket(np.array(gaps)),
+            np.array(gaps, np.int64),
             np.array(values, np.int64),
         )
         _require_finite(state, vector)
@@ -148,21 +160,10 @@ def _advance(
     return states, vectors, sum(map(len, queues))
 
 
-def _steps(
-    entries: Sequence[RingEntry], last_s: int | None, items: Items
-) -> list[tuple[Float16, int, int, int]]:
-    """(embedding, kind, gap in seconds, value bucket) of the entries whose item is known.
-
-    A gap is -1 for a user's first event, and 0 where a client's clock went backwards.
-    """
-    steps = []
-    for entry in entries:
-        gap = -1 if last_s is None else max(entry.time_s - last_s, 0)
-        last_s = entry.time_s
-        embedding = items.embedding(entry.item)
-        if embedding is not None:
-            steps.append((embedding, entry.kind, gap, entry.value))
-    return steps
+def _steps(entries: Sequence[RingEntry], items: Items) -> list[tuple[Float16, int, int, int]]:
+    """(embedding, kind, gap bucket, value bucket) of the entries whose item is known."""
+    found = ((items.embedding(entry.item), entry) for entry in entries)
+    return [(e, entry.kind, entry.gap, entry.value) for e, entry in found if e is not None]
 
 
 def _require_finite(state: NDArray[np.float16], vector: NDArray[np.float16]) -> None:

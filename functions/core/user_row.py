@@ -22,7 +22,7 @@ MARKS = 2  # the shard that a user is on now and the one before; parents are dra
 MAX_BYTES = 2048
 MAX_SEQUENCE = 10**129 - 1  # Kinesis: up to 129 digits
 
-_ENTRY = struct.Struct(">5s6sIB")  # event-id hash, item key, seconds, kind · 16 + value bucket
+_ENTRY = struct.Struct(">5s6sBB")  # event-id hash, item key, kind · 16 + value bucket, gap bucket
 _SEEN = struct.Struct(">6sI")
 
 Float16 = NDArray[np.float16]
@@ -44,19 +44,23 @@ class RingEntry:
 
     event: bytes  # 5
     item: bytes  # 6
-    time_s: int
     kind: int  # 0..15
     value: int  # 0..15, the bucket
+    gap: int  # 0..255, the bucket of the time since the event before
 
 
 @dataclass(frozen=True)
 class UserRow:
-    """One user. `state` is [S] float16 and `vector` [d] float16; both mean something in `space` only."""
+    """One user. `state` is [S] float16 and `vector` [d] float16; both mean something in `space` only.
+
+    `last_s` is the time of the ring's newest event, in seconds since 1970; without a ring it means nothing.
+    """
 
     state: Float16
     vector: Float16
     space: str
     ring: tuple[RingEntry, ...] = ()
+    last_s: int = 0
     seen: tuple[tuple[bytes, int], ...] = ()
     marks: tuple[tuple[bytes, int], ...] = ()
     version: int = 0
@@ -107,9 +111,8 @@ def encode(row: UserRow) -> dict[str, object]:
         "state": row.state.astype("<f2").tobytes(),
         "vector": row.vector.astype("<f2").tobytes(),
         "space": row.space,
-        "ring": b"".join(
-            _ENTRY.pack(e.event, e.item, e.time_s & 0xFFFFFFFF, e.kind << 4 | e.value) for e in row.ring
-        ),
+        "ring": b"".join(_ENTRY.pack(e.event, e.item, e.kind << 4 | e.value, e.gap) for e in row.ring),
+        "last": (row.last_s & 0xFFFFFFFF).to_bytes(4, "big"),
         "seen": b"".join(_SEEN.pack(*s) for s in row.seen),
         "marks": b"".join(_pack_mark(key, sequence) for key, sequence in row.marks),
         "v": row.version,
@@ -125,7 +128,8 @@ def decode(attributes: Mapping[str, object]) -> UserRow:
         state=np.frombuffer(_bytes(attributes, "state", 2), "<f2").astype(np.float16),
         vector=np.frombuffer(_bytes(attributes, "vector", 2), "<f2").astype(np.float16),
         space=str(attributes["space"]),
-        ring=tuple(RingEntry(h, i, t, kv >> 4, kv & 15) for h, i, t, kv in _ENTRY.iter_unpack(ring)),
+        ring=tuple(RingEntry(h, i, kv >> 4, kv & 15, gap) for h, i, kv, gap in _ENTRY.iter_unpack(ring)),
+        last_s=int.from_bytes(_bytes(attributes, "last", 4), "big"),
         seen=tuple(_SEEN.iter_unpack(seen)),
         marks=_unpack_marks(_bytes(attributes, "marks", 1)),
         version=int(str(attributes["v"])),

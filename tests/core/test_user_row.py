@@ -23,10 +23,10 @@ from functions.core.user_row import (
 def full_row() -> UserRow:
     """A row in which every ring is full and every number is as long as it may be."""
     rng = np.random.default_rng(1)
-    row = new_row("f" * 16, 256, 64)
+    row = new_row("f" * 16, 256, 128)
     row = replace(row, state=rng.normal(size=256).astype(np.float16), version=10**12)
-    ring = [RingEntry(event_hash(f"e{n}"), item_key(f"i{n}"), 2**32 - 1, 7, 15) for n in range(RING)]
-    row = replace(row, ring=tuple(ring))
+    ring = [RingEntry(event_hash(f"e{n}"), item_key(f"i{n}"), 7, 15, 31) for n in range(RING)]
+    row = replace(row, ring=tuple(ring), last_s=2**32 - 1)
     for n in range(SEEN + 1):
         row = row.with_impression(item_key(f"i{n}"), 2**32 - 1)
     for n in range(MARKS + 1):
@@ -80,7 +80,7 @@ def test_a_value_that_is_not_finite_is_never_stored() -> None:
             encode(replace(row, state=np.full(4, bad, np.float16)))
 
 
-@pytest.mark.parametrize("name", ["state", "vector", "ring", "seen", "marks", "wid"])
+@pytest.mark.parametrize("name", ["state", "vector", "ring", "last", "seen", "marks", "wid"])
 def test_a_truncated_attribute_is_named(name: str) -> None:
     attributes = encode(replace(full_row(), wid=b"12345678"))
     attributes[name] = attributes[name][:-1]  # type: ignore[index]

@@ -103,6 +103,6 @@ def test_a_batch_is_folded_once_however_often_it_comes(account: Account, name: s
     for _ in range(deliveries):
         assert update.handler(read(name), Context()) == {"batchItemFailures": []}
     rows = account.items()
-    assert {user: len(rows[key_of(user)]["ring"]["B"]) // 16 for user in rings} == rings
+    assert {user: len(rows[key_of(user)]["ring"]["B"]) // 13 for user in rings} == rings
     assert len(rows) == len(rings)
     assert len(account.quarantine()) == in_quarantine

@@ -24,8 +24,8 @@ from train.handover import write_held_out, write_popularity, write_products
 from train.log import Log, read_log
 from train.mapping import load_mapping
 from train.options import LOSSES, Options
+from train.rules import facts, options_for, shape_for
 from train.split import SPLITS, Split, split
-from train.towers import Shape
 
 VALIDATION_USERS = 1_000
 MAX_NAMES = 20_000  # categories, and brands, that get a row of their own; the rarest beyond are unknown
@@ -64,7 +64,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--map", help="TOML file that maps the columns")
     parser.add_argument("--split", choices=SPLITS, default="time")
     parser.add_argument("--out", required=True, type=Path, help="folder for the checkpoint")
-    parser.add_argument("--epochs", type=int, default=Options.epochs)
+    parser.add_argument("--epochs", type=int, help="instead of what the rules say")
     parser.add_argument("--seed", type=int, default=Options.seed)
     parser.add_argument("--loss", choices=LOSSES, default=Options.loss)
     parser.add_argument("--resume", action="store_true", help="go on with the run that was killed in --out")
@@ -79,8 +79,9 @@ def _run(log: Log, options: argparse.Namespace, first: bool) -> dict[str, object
     features = item_features(_padded(products, len(interactions.item_ids)), vocabulary)
     parts = split(interactions, options.split, seed=options.seed)
     inner = split(parts.train, options.split, VALIDATION_USERS, options.seed)
-    shape = Shape(len(interactions.item_ids), len(vocabulary.categories), len(vocabulary.brands))
-    chosen = Options(epochs=options.epochs, seed=options.seed, loss=options.loss)
+    known = facts(inner.train)
+    shape = shape_for(known, len(vocabulary.categories), len(vocabulary.brands), bool(products))
+    chosen = options_for(known, Options(seed=options.seed, loss=options.loss), options.epochs)
     if first:
         print(f"training on {len(inner.train.user):,} events, at most {chosen.epochs} epochs", flush=True)
     fit(inner, features, vocabulary, shape, chosen, options.out, options.resume)

@@ -11,12 +11,13 @@ LOSSES = ("softmax", "bpr", "squared")
 class Options:
     """Everything a run of `fit` may vary. Raises ValueError, naming field and value, on what cannot be."""
 
-    epochs: int = 30
+    epochs: int = 24
     patience: int = 6  # epochs without a better validation
     batch: int = 48  # windows of full length, or as many events of shorter ones
     window: int = 200  # events
     loss: str = "softmax"
     learning_rate: float = 2e-3
+    item_rate: float = 30.0  # times the learning rate, for the items' tables: a row is seldom met
     weight_decay: float = 0.05
     average: float = 1.0  # epochs that the average of the weights looks back; 0: the last weights themselves
     clip: float = 1.0
@@ -30,6 +31,8 @@ class Options:
         for name in ("epochs", "patience", "batch", "from_batch"):
             if getattr(self, name) < 1:
                 raise ValueError(f"options.{name} is {getattr(self, name)}; expected at least 1")
+        if not self.item_rate > 0:
+            raise ValueError(f"options.item_rate is {self.item_rate}; expected more than 0")
         for name in ("learning_rate", "weight_decay", "average", "save_every_s"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"options.{name} is {getattr(self, name)}; expected at least 0")

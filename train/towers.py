@@ -13,7 +13,7 @@ from train.scan import scan
 
 KINDS = 8
 STEP_ROWS = 64  # one shape for every step: the CPU's matrix product sums in another order by batch size
-GATE_SHARPNESS = 8.0  # c in De et al. 2024, eq. 4
+FASTEST, SLOWEST = 0.4, 0.999  # share of a channel's state that an event leaves, before training
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Shape:
     items: int
     categories: int
     brands: int
-    dim: int = 64
+    dim: int = 128
     width: int = 128
     blocks: int = 2
     dropout: float = 0.1
@@ -51,14 +51,14 @@ class Shape:
 
 
 class RMSNorm(nn.Module):
-    """Root mean square norm (Zhang & Sennrich 2019), spelt out written out so it exports elementwise."""
+    """Root mean square norm (Zhang & Sennrich 2019), written so that ONNX Runtime fuses it."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.scale = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * torch.rsqrt((x * x).mean(-1, keepdim=True) + 1e-6) * self.scale
+        return x / torch.sqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6) * self.scale
 
 
 class Thermometer(nn.Module):
@@ -115,35 +115,38 @@ class ItemTower(nn.Module):
 
 
 class Block(nn.Module):
-    """Gated diagonal linear recurrence (RG-LRU of Griffin, De et al. 2024, section 2.4), with a residual."""
+    """Gated diagonal linear recurrence: minGRU (Feng et al. 2024, section 3.1) with Griffin's output gate and
+    residual (De et al. 2024, section 2.3).
+
+    h[t] = a * h[t - 1] + (1 - a) * v, where decay a, value v and gate depend on the event alone.
+    """
 
     def __init__(self, width: int, dropout: float) -> None:
         super().__init__()
         self.norm = RMSNorm(width)
-        self.inner = nn.Linear(width, 4 * width)
+        self.inner = nn.Linear(width, 3 * width)
         self.outer = nn.Linear(width, width)
         self.drop = nn.Dropout(dropout)
-        slowest = torch.linspace(0.4, 0.999, width)  # decay per event with the gate fully open
-        self.forgetting = nn.Parameter(torch.log(torch.expm1(-torch.log(slowest) / GATE_SHARPNESS)))
+        with torch.no_grad():  # channels that remember from two events to a thousand
+            self.inner.bias[:width] = torch.logit(torch.linspace(FASTEST, SLOWEST, width))
 
     def forward(self, x: Tensor) -> Tensor:
         """All positions at once: [B, T, W] -> [B, T, W]."""
-        decay, drive, gate = self._recurrence(x)
-        return x + self.drop(self.outer(scan(decay, drive) * gate))  # type: ignore[no-any-return]
+        decay, value, gate = self._event(x)
+        states = scan(decay, (1.0 - decay) * value)
+        return x + self.drop(self.outer(states * gate))  # type: ignore[no-any-return]
 
     def step(self, x: Tensor, state: Tensor, rounded: bool) -> tuple[Tensor, Tensor]:
         """One event: x, state float32 [B, W] -> the same; rounded: the state holds float16 values."""
-        decay, drive, gate = self._recurrence(x)
-        state = decay * state + drive
+        decay, value, gate = self._event(x)
+        state = value + decay * (state - value)
         if rounded:
             state = state.half().float()
         return x + self.outer(state * gate), state
 
-    def _recurrence(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        forget, admit, value, gate = self.inner(self.norm(x)).float().chunk(4, -1)
-        decay = torch.exp(-GATE_SHARPNESS * F.softplus(self.forgetting) * torch.sigmoid(forget))
-        kept = torch.sqrt((1.0 - decay * decay).clamp(min=1e-6))  # keeps the state's variance
-        return decay, kept * torch.sigmoid(admit) * value, F.silu(gate)
+    def _event(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        forget, value, gate = self.inner(self.norm(x)).float().chunk(3, -1)
+        return torch.sigmoid(forget), value, F.silu(gate)
 
 
 class UserTower(nn.Module):
@@ -153,6 +156,7 @@ class UserTower(nn.Module):
         super().__init__()
         self.width = shape.width
         self.kind_dropout = shape.kind_dropout
+        self.drop_item, self.drop = nn.Dropout(shape.dropout), nn.Dropout(shape.dropout)
         self.item = nn.Linear(shape.dim, shape.width)
         self.kinds = nn.Embedding(KINDS, shape.width)
         self.gaps = Thermometer(GAP_BUCKETS, shape.width)
@@ -166,10 +170,10 @@ class UserTower(nn.Module):
         """item [B, T, d], kind, gap, value int64 [B, T] -> vectors after every event [B, T, d], unrounded."""
         if self.training:  # an event type that training never saw is served as kind 0
             kind = kind * (torch.rand(kind.shape, device=kind.device) >= self.kind_dropout)
-        x = self._event(item, kind, gap, value)
+        x = self._event(self.drop_item(item), kind, gap, value)
         for block in self.blocks:
             x = block(x)
-        return self.readout(self.norm(x))  # type: ignore[no-any-return]
+        return self.readout(self.drop(self.norm(x)))  # type: ignore[no-any-return]
 
     def step(
         self, state: Tensor, item: Tensor, kind: Tensor, gap: Tensor, value: Tensor

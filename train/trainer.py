@@ -107,8 +107,7 @@ class Trainer:
             self.differentiated = DistributedDataParallel(self.objective)
             torch.manual_seed(options.seed + torch.distributed.get_rank())  # dropout of its own
         self.steps, self.done = steps, 0
-        groups = _groups(self.objective, options.weight_decay)
-        self.optimiser = torch.optim.AdamW(groups, lr=options.learning_rate, fused=True)
+        self.optimiser = torch.optim.AdamW(_groups(self.objective, options), fused=True)
 
     @property
     def towers(self) -> Towers:
@@ -154,7 +153,7 @@ class Trainer:
         warm = max(1, self.steps // WARM_UP)
         cosine = 0.5 * (1 + math.cos(math.pi * min(self.done / self.steps, 1.0)))
         for group in self.optimiser.param_groups:
-            group["lr"] = self.options.learning_rate * min((self.done + 1) / warm, cosine)
+            group["lr"] = group["full_rate"] * min((self.done + 1) / warm, cosine)
 
     def _broken(self) -> str:
         bad = [n for n, p in self.objective.towers.named_parameters() if not bool(torch.isfinite(p).all())]
@@ -206,8 +205,22 @@ def _half_pays(device: torch.device) -> bool:
     return any(able.get(name, False) for name in BF16_CPU)
 
 
-def _groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Matrices decay towards zero; biases, norms and the recurrence's own decay do not."""
-    matrices = [p for p in module.parameters() if p.dim() > 1]
-    rest = [p for p in module.parameters() if p.dim() <= 1]
-    return [{"params": matrices, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
+def _groups(objective: Objective, options: Options) -> list[dict[str, Any]]:
+    """Matrices decay to zero, biases and norms do not; the items' tables learn faster, decay alike."""
+    tables = [m.weight for m in objective.towers.item.modules() if isinstance(m, nn.Embedding)]
+    known = {id(table) for table in tables}
+    rest = [p for p in objective.parameters() if id(p) not in known]
+    split = [
+        (tables, options.item_rate, options.weight_decay / options.item_rate),
+        ([p for p in rest if p.dim() > 1], 1.0, options.weight_decay),
+        ([p for p in rest if p.dim() <= 1], 1.0, 0.0),
+    ]
+    return [
+        {
+            "params": parameters,
+            "weight_decay": decay,
+            "lr": options.learning_rate * rate,
+            "full_rate": options.learning_rate * rate,
+        }
+        for parameters, rate, decay in split
+    ]

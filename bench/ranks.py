@@ -1,0 +1,81 @@
+"""Where the one held-out item lands among all items, and what that says, with intervals over users."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+USERS_AT_ONCE = 512
+RESAMPLES = 2_000
+
+Ranks = NDArray[np.int64]
+
+
+def ranks(
+    scores: NDArray[np.float32], target: NDArray[np.int64], masked: list[NDArray[np.int64]] | None = None
+) -> Ranks:
+    """Items before each user's target, [U]: scores [U, N], target [U] rows.
+
+    masked: rows that are out of the race, by user; the target itself never is. A tie counts against the
+    target, and so does a score that is not a number.
+    """
+    own = np.take_along_axis(scores, target[:, None], 1)
+    before = ~(scores < own)
+    before[np.arange(len(target)), target] = False
+    if masked is not None:
+        for user, rows in enumerate(masked):
+            before[user, rows] = False
+    count: Ranks = before.sum(1)
+    return count
+
+
+def rank_by_dot_product(
+    vectors: NDArray[np.floating],
+    table: NDArray[np.floating],
+    target: NDArray[np.int64],
+    masked: list[NDArray[np.int64]] | None = None,
+) -> Ranks:
+    """`ranks` of vectors [U, d] against the items' table [N, d], in float32."""
+    wide = table.astype(np.float32).T
+    found = []
+    for at in range(0, len(target), USERS_AT_ONCE):
+        some = slice(at, at + USERS_AT_ONCE)
+        scores = vectors[some].astype(np.float32) @ wide
+        found.append(ranks(scores, target[some], masked[some] if masked is not None else None))
+    return np.concatenate(found)
+
+
+def hits(found: Ranks, k: int = 10) -> NDArray[np.float64]:
+    """HR@k of each user, 0 or 1."""
+    return (found < k).astype(np.float64)
+
+
+def gains(found: Ranks, k: int = 10) -> NDArray[np.float64]:
+    """NDCG@k of each user with one relevant item (Järvelin & Kekäläinen 2002)."""
+    return np.where(found < k, 1 / np.log2(found + 2.0), 0.0)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over users and its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.mean:.4f} ({self.low:.4f} to {self.high:.4f})"
+
+
+def estimate(values: NDArray[np.float64], seed: int = 0) -> Estimate:
+    """Mean of per-user values with a percentile bootstrap over users (Efron 1979), RESAMPLES draws.
+
+    values [U], or [S, U] for S seeds: a user's seeds are averaged first, for they are no independent users.
+    """
+    by_user = values.mean(0) if values.ndim == 2 else values
+    rng = np.random.default_rng(seed)
+    draws = [by_user[rng.integers(0, len(by_user), len(by_user))].mean() for _ in range(RESAMPLES)]
+    low, high = np.quantile(draws, [0.025, 0.975])
+    return Estimate(float(by_user.mean()), float(low), float(high))

@@ -1,0 +1,61 @@
+"""Where the defaults come from: the size, length and sparsity of the log, never the name of the data set."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from functions.core.events import IMPRESSION
+from train.log import Interactions
+from train.options import Options
+from train.towers import Shape
+
+WIDE_UP_TO = 50_000  # items; scanning a larger catalogue costs more than the wider vectors gain
+EVENTS_TO_SEE = 24_000_000  # over all epochs
+LEAST_EPOCHS, MOST_EPOCHS = 8, 60
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the rules look at."""
+
+    items: int
+    users: int
+    events: int  # impressions aside
+
+    @property
+    def length(self) -> float:
+        """Events of a user, on average."""
+        return self.events / max(self.users, 1)
+
+
+def facts(log: Interactions) -> Facts:
+    """Counts of what there is to learn from."""
+    counted = log.kind != IMPRESSION
+    return Facts(len(log.item_ids), len(np.unique(log.user[counted])), int(counted.sum()))
+
+
+def shape_for(known: Facts, categories: int = 0, brands: int = 0, content: bool = False) -> Shape:
+    """The model for such a log.
+
+    Dropout grows as histories shorten: a fifth at a hundred events each, a half below five. Ids are
+    dropped only where content can stand in for them.
+    """
+    sparse = 0.2 + 0.07 * math.log2(100 / max(known.length, 1.0))
+    return Shape(
+        items=known.items,
+        categories=categories,
+        brands=brands,
+        dim=128 if known.items <= WIDE_UP_TO else 64,
+        dropout=round(min(max(sparse, 0.1), 0.5), 2),
+        id_dropout=0.1 if content else 0.0,
+    )
+
+
+def options_for(known: Facts, chosen: Options, epochs: int | None = None) -> Options:
+    """How to train on such a log: EVENTS_TO_SEE events in all, or the epochs that were asked for."""
+    if epochs is None:
+        epochs = min(max(round(EVENTS_TO_SEE / max(known.events, 1)), LEAST_EPOCHS), MOST_EPOCHS)
+    return replace(chosen, epochs=epochs)

@@ -60,7 +60,7 @@ def test_no_item_is_nobodys_hit() -> None:
 
 def test_what_a_short_list_lacks_is_no_hit() -> None:
     _, found = Hits.find(np.array([[0, 1]]), [np.array([2])], 3).scores()
-    assert {name: values.tolist() for name, values in found.items()} == dict.fromkeys(found, [0.0])
+    assert {name: values.tolist() for name, values in found.items()} == {name: [0.0] for name in found}
 
 
 def test_a_user_without_a_target_is_refused() -> None:

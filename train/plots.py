@@ -1,0 +1,127 @@
+"""The model card's pictures, drawn without a screen; the file's ending says which kind (.png, .svg)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+NDCG = "ndcg@10"
+COLOURS = {"fresh": "#1b7837", "hour": "#4393c3", "day": "#2166ac", "never": "#762a83"}
+LABELS = {"fresh": "fresh", "hour": "hourly", "day": "daily", "never": "never again"}
+DPI = 120
+
+Estimates = Mapping[str, Any]  # {"mean", "low", "high"}; low and high are None where unknown
+
+
+def learning_curve(epochs: Sequence[tuple[float, float]], path: Path) -> Path:
+    """(mean loss, validation NDCG@10) of every epoch, in order. Raises ValueError for none."""
+    if not epochs:
+        raise ValueError("no epochs; expected at least one to draw")
+    losses, ndcg = zip(*epochs, strict=True)
+    figure, loss_axis = _axes("epoch", "mean training loss")
+    numbers = range(1, len(epochs) + 1)
+    loss_axis.plot(numbers, losses, color="#b2182b", marker="o", label="loss")
+    right = loss_axis.twinx()
+    right.plot(numbers, ndcg, color=COLOURS["day"], marker="s", label="validation NDCG@10")
+    right.set_ylabel("validation NDCG@10")
+    loss_axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    lines = [*loss_axis.get_lines(), *right.get_lines()]
+    loss_axis.legend(lines, [str(line.get_label()) for line in lines], frameon=False)
+    return _save(figure, path)
+
+
+def by_events_seen(parts: Mapping[str, Mapping[str, Any]], path: Path) -> Path:
+    """NDCG@10 of every bucket of history lengths, as `slices` has them, with intervals."""
+    if not parts:
+        raise ValueError("no history lengths; expected at least one to draw")
+    figure, axes = _axes("events seen before", "NDCG@10")
+    _line(axes, list(parts), [part[NDCG] for part in parts.values()], COLOURS["fresh"], "-", "")
+    for at, part in enumerate(parts.values()):
+        axes.annotate(f"{part['users']:,} users", (at, 0.01), xycoords=("data", "axes fraction"), **SMALL)
+    return _save(figure, path)
+
+
+def freshness(report: Mapping[str, Any], path: Path) -> Path:
+    """What `train.prequential.summary` found: each state's NDCG@10, and by events missed."""
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(2, 3))
+    _bars(left, {state: of[NDCG] for state, of in report["states"].items()})
+    order = _in_order(report["staleness"].values())
+    for state, parts in report["staleness"].items():
+        names = [order.index(bucket) for bucket in parts]
+        _line(
+            right,
+            names,
+            [part["frozen"][NDCG] for part in parts.values()],
+            COLOURS[state],
+            "-",
+            LABELS[state],
+        )
+        _line(right, names, [part["fresh"][NDCG] for part in parts.values()], COLOURS[state], ":", "")
+    right.plot([], [], color="grey", linestyle=":", label="fresh, the same events")
+    right.set_xticks(range(len(order)), order)
+    right.set_xlabel("user's events since the state was written")
+    right.set_ylabel("NDCG@10")
+    right.legend(frameon=False, title="state written")
+    figure.suptitle(f"{report['events']:,} events of {report['users']:,} users, 95 % intervals over users")
+    return _save(figure, path)
+
+
+SMALL: dict[str, Any] = {"ha": "center", "fontsize": 7, "color": "grey"}
+
+
+def _bars(axes: Axes, states: Mapping[str, Estimates]) -> None:
+    for at, (state, estimate) in enumerate(states.items()):
+        axes.bar(at, estimate["mean"], color=COLOURS[state], yerr=_around([estimate]), capsize=4)
+        axes.annotate(f"{estimate['mean']:.4f}", (at, 0.02), xycoords=("data", "axes fraction"), **WHITE)
+    axes.set_xticks(range(len(states)), [LABELS[state] for state in states])
+    axes.set_xlabel("state written")
+    axes.set_ylabel("NDCG@10")
+
+
+WHITE: dict[str, Any] = {"ha": "center", "color": "white", "fontweight": "bold"}
+
+
+def _line(
+    axes: Axes, x: Sequence[Any], estimates: Sequence[Estimates], colour: str, style: str, label: str
+) -> None:
+    means = [estimate["mean"] for estimate in estimates]
+    bars = _around(estimates) if style == "-" else None
+    axes.errorbar(
+        x, means, yerr=bars, color=colour, linestyle=style, marker="o", capsize=3, label=label or None
+    )
+
+
+def _around(estimates: Sequence[Estimates]) -> list[list[float]]:
+    """Lengths of the error bars below and above; none where an interval is unknown."""
+    known = [(e["mean"], e["low"], e["high"]) for e in estimates]
+    return [
+        [0.0 if low is None else max(mean - low, 0.0) for mean, low, _ in known],
+        [0.0 if high is None else max(high - mean, 0.0) for mean, _, high in known],
+    ]
+
+
+def _in_order(parts: Any) -> list[str]:
+    """All names of buckets, the lowest first: "0", "1", "2-3", …"""
+    return sorted({name for part in parts for name in part}, key=lambda name: int(name.split("-")[0]))
+
+
+def _axes(x: str, y: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    return figure, axes
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    """Written by the Agg or SVG canvas that the ending asks for, the same bytes for the same numbers."""
+    with matplotlib.rc_context({"svg.hashsalt": "vitrine"}):
+        figure.savefig(path, dpi=DPI, metadata={"Date": None} if path.suffix == ".svg" else None)
+    return path

@@ -49,6 +49,6 @@ picture: install ## the README's picture, taken from a running `make demo`
 
 check: install .venv-sam/installed-$(SAM_VERSION) ## ruff, strict mypy, import rules, sam validate --lint
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
-	$(BIN)/mypy functions train export local
+	$(BIN)/mypy functions train export local bench
 	$(BIN)/lint-imports
 	$(SAM) validate --lint

@@ -83,6 +83,38 @@ class Windows:
 
 
 @dataclass(frozen=True)
+class Histories:
+    """Events of U users in order, from which each epoch cuts its windows."""
+
+    columns: Tensor  # int32 [5, n], as of Windows
+    first: Tensor  # int64 [U]
+    stop: Tensor  # int64 [U]; the last event of a user is not in, for nothing follows it
+
+    def to(self, device: torch.device) -> Histories:
+        """The same with its columns on a device; where to cut is decided on the CPU."""
+        return Histories(self.columns.to(device), self.first, self.stop)
+
+    def cut(self, length: int, shuffle: torch.Generator | None = None) -> Windows:
+        """Every event in one window of at most `length`; a history that fits stays whole.
+
+        A longer one is cut from its end. With `shuffle` the newest window has any length from 1 to `length`,
+        so that from epoch to epoch an event is preceded by more of its history or by less.
+        """
+        history = self.stop - self.first
+        newest = torch.full_like(history, length)
+        if shuffle is not None:
+            newest = torch.randint(1, length + 1, history.shape, generator=shuffle)
+        newest = torch.where(history > length, newest, history)
+        older = self.stop - newest  # where the newest windows start, [U]
+        count = 1 + (older - self.first + length - 1) // length
+        user = torch.repeat_interleave(torch.arange(len(history)), count)
+        nth = torch.arange(len(user)) - (count.cumsum(0) - count)[user]
+        stop = torch.where(nth == 0, self.stop[user], older[user] - (nth - 1) * length)
+        start = torch.maximum(self.first[user], older[user] - nth * length)
+        return Windows(self.columns, start, stop - start).to(self.columns.device)
+
+
+@dataclass(frozen=True)
 class HeldOut:
     """U users' newest events, a window each, and the rows that each user went on to."""
 
@@ -90,16 +122,13 @@ class HeldOut:
     targets: list[NDArray[np.int64]]
 
 
-def windows(log: Interactions, length: int) -> Windows:
-    """Windows of at most `length` events with every next item to be learnt, the newest windows full.
-
-    Raises ValueError if no user has two events.
-    """
+def histories(log: Interactions) -> Histories:
+    """What there is to learn from; raises ValueError if no user has two events."""
     columns, _, first, last = _by_user(log)
-    start, stop = _cut(first, last - 1, length)
-    if not len(start):
+    some = last - first > 1
+    if not some.any():
         raise ValueError(f"{len(log.user)} events, no training pair; expected a user with 2 events or more")
-    return Windows(columns, torch.from_numpy(start), torch.from_numpy(stop - start))
+    return Histories(columns, *(torch.from_numpy(bound[some]) for bound in (first, last - 1)))
 
 
 def held_out(log: Interactions, targets: Mapping[int, NDArray[np.int64]], length: int) -> HeldOut:
@@ -138,14 +167,3 @@ def _columns(
     following[last - 1] = -1
     columns = (item, kind, gap_bucket(gap_s), value_bucket(log.value[order]), following)
     return torch.from_numpy(np.stack([c.astype(np.int32) for c in columns]))
-
-
-def _cut(
-    first: NDArray[np.int64], stop: NDArray[np.int64], length: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Stretches of each [first, stop), the newest one full: starts and stops."""
-    count = -(-(stop - first) // length)
-    user = np.repeat(np.arange(len(first)), count)
-    nth = np.arange(len(user)) - np.repeat(np.cumsum(count) - count, count)
-    stops = stop[user] - nth * length
-    return np.maximum(first[user], stops - length), stops

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from functions.core.features import ItemFeatures, Vocabulary
 from train.checkpoint import Meta, save
-from train.dataset import Batch, held_out, windows
+from train.dataset import Batch, held_out, histories
 from train.evaluate import CUTS, metrics
 from train.log import Interactions
 from train.options import Options
@@ -76,12 +76,13 @@ class Run:
         self, parts: Split, features: ItemFeatures, shape: Shape, options: Options, out: Path
     ) -> None:
         self.options, self.out = options, out
-        self.train = windows(parts.train, options.window)
+        self.histories = histories(parts.train)
+        self.train = self.histories.cut(options.window)
         self.held = held_out(parts.train, parts.targets, options.window)
         self.events = self.train.batch_events(options.batch * options.window)
-        self.per_epoch = len(self._batches(0))
+        self.per_epoch = len(self.train.batches(self.events, torch.Generator().manual_seed(0)))
         self.trainer = Trainer(parts.train, features, shape, options, self.per_epoch * options.epochs)
-        self.train = self.train.to(self.trainer.device)
+        self.histories = self.histories.to(self.trainer.device)
         self.history, self.place = History(), Place()
         self.identity = _identity(parts.train, shape, options)
         self.saved_at = time.monotonic()
@@ -128,8 +129,9 @@ class Run:
         return mine, dist.get_world_size() * mine.pairs / max(batch.pairs, 1)
 
     def _batches(self, epoch: int) -> list[Tensor]:
-        """The epoch's batches: the same for every process, and the same again after a restart."""
+        """Cut the epoch's windows; its batches: the same for every process, and again after a restart."""
         shuffle = torch.Generator().manual_seed(self.options.seed + 1_000_003 * epoch)
+        self.train = self.histories.cut(self.options.window, shuffle)
         return self.train.batches(self.events, shuffle)
 
     def _save_now_and_then(self) -> None:

@@ -13,7 +13,7 @@ import torch
 from functions.core.features import ItemFeatures, Vocabulary
 from functions.core.repeats import Repeats
 from train.checkpoint import BadCheckpoint, Meta, load, save
-from train.dataset import Batch, Windows, held_out, windows
+from train.dataset import Batch, Windows, held_out, histories
 from train.fit import History, fit
 from train.log import Interactions
 from train.loss import expected_counts, full_softmax, negative_distribution, sampled_softmax
@@ -90,7 +90,7 @@ def test_divergence_says_where() -> None:
     trainer = Trainer(circle(), features(), SHAPE, QUICK, 10)
     with torch.no_grad():
         trainer.objective.towers.user.readout.weight[0, 0] = float("nan")
-    batch = windows(circle(), QUICK.window).batch(torch.arange(4)).to(trainer.device)
+    batch = histories(circle()).cut(QUICK.window).batch(torch.arange(4)).to(trainer.device)
     with pytest.raises(Diverged, match=r"epoch 3, step 7: loss nan.*not finite: user\.readout\.weight"):
         trainer.step(batch, "epoch 3, step 7")
 
@@ -99,7 +99,7 @@ def test_divergence_says_where() -> None:
 def test_half_precision_computes_nearly_the_same_loss(budget: int) -> None:
     trainer = Trainer(circle(), features(), SHAPE, dataclasses.replace(QUICK, softmax_budget=budget), 10)
     trainer.objective.eval()
-    batch = everything(windows(circle(), QUICK.window)).to(trainer.device)
+    batch = everything(histories(circle()).cut(QUICK.window)).to(trainer.device)
     torch.manual_seed(0)
     whole = trainer.loss(batch).item()
     torch.manual_seed(0)
@@ -114,7 +114,7 @@ def everything(made: Windows) -> Batch:
 
 
 def test_windows_hold_every_pair_once() -> None:
-    made = everything(windows(circle(users=3, length=10), 4))
+    made = everything(histories(circle(users=3, length=10)).cut(4))
     assert made.item.shape == (9, 4)
     known = made.target >= 0
     assert int(known.sum()) == 3 * 9
@@ -125,7 +125,7 @@ def test_windows_hold_every_pair_once() -> None:
 @pytest.mark.parametrize("events", [1, 12, 40, 10_000])
 def test_batches_hold_every_window_once_and_keep_to_their_size(events: int) -> None:
     logs = [circle(users=5, length=n) for n in (3, 9, 20)]
-    made = windows(joined(logs), 8)
+    made = histories(joined(logs)).cut(8)
     batches = made.batches(events, torch.Generator().manual_seed(1))
     assert sorted(torch.cat(batches).tolist()) == list(range(len(made.length)))
     for rows in batches:
@@ -134,6 +134,22 @@ def test_batches_hold_every_window_once_and_keep_to_their_size(events: int) -> N
     again = made.batches(events, torch.Generator().manual_seed(2))
     assert len(again) == len(batches)
     assert events > 1000 or any(not torch.equal(a, b) for a, b in zip(batches, again, strict=True))
+
+
+def test_each_epoch_cuts_long_histories_anew_and_loses_nothing() -> None:
+    made = histories(joined([circle(users=1, length=n) for n in (2, 5, 9, 22)]))  # 1, 4, 8, 21 to learn from
+    cuts = [made.cut(8, torch.Generator().manual_seed(seed)) for seed in range(60)]
+    pieces = [list(zip(cut.start.tolist(), (cut.start + cut.length).tolist(), strict=True)) for cut in cuts]
+    first, stop = made.first.tolist(), made.stop.tolist()
+    for cut, some in zip(cuts, pieces, strict=True):
+        assert 1 <= int(cut.length.min()) <= int(cut.length.max()) <= 8
+        assert set(zip(first[:3], stop[:3], strict=True)) <= set(some)  # whole
+        inside = sorted(at for a, b in some for at in range(a, b))
+        assert inside == [at for a, b in zip(first, stop, strict=True) for at in range(a, b)]
+    newest = {b - a for some in pieces for a, b in some if b == stop[3]}
+    assert newest == set(range(1, 9))
+    assert torch.equal(made.cut(8, torch.Generator().manual_seed(3)).start, cuts[3].start)
+    assert made.cut(8).length.tolist()[3:] == [8, 8, 5]
 
 
 def joined(logs: list[Interactions]) -> Interactions:
@@ -162,7 +178,7 @@ def test_a_history_shorter_than_the_window_is_held_out_whole() -> None:
 def test_impressions_move_nothing_and_dismissals_are_no_target() -> None:
     log = circle(users=1, length=6)
     log.kind[2], log.kind[3] = 7, 6
-    made = everything(windows(log, QUICK.window))
+    made = everything(histories(log).cut(QUICK.window))
     assert made.item.tolist() == [[0, 1, 3, 4]]
     assert made.target.tolist() == [[1, -1, 4, 5]]
 

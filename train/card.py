@@ -41,8 +41,8 @@ LICENCE = (
     "their licence, and the consent under which they were collected, decide what the weights may be used for."
 )
 MASKED = (
-    "The protocol of the papers on sequential recommendation: the dot product alone ranks all items that are not "
-    "in the user's history."
+    "The protocol of the papers on sequential recommendation: the dot product alone ranks all items that are "
+    "not in the user's history."
 )
 
 Report = Mapping[str, Any]

@@ -2,9 +2,9 @@
 
 Trial 0 has the rules' settings, the others what a tree-structured Parzen estimator proposes (Bergstra et al.
 2011; Optuna, Akiba et al. 2019). A trial's value is the NDCG@10 of its best epoch on the validation users;
-the test is not known here. A trial is ended early where it is below the median of the others at the same share
-of its own schedule: a learning rate that falls over 40 epochs is not to be compared with one that falls over
-10 epoch by epoch. One that diverges is noted, and the search goes on.
+the test is not known here. A trial is ended early where it is below the median of the others at the same
+share of its own schedule: a learning rate that falls over 40 epochs is not to be compared, epoch by epoch,
+with one that falls over 10. One that diverges is noted, and the search goes on.
 
 search.json, beside the checkpoint, is all that a search knows: it is written after every trial, and a search
 that was killed goes on from it, and in the middle of the trial, to the same trials. Every trial's proposal

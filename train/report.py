@@ -67,7 +67,7 @@ class Served:
 
 
 @dataclass(frozen=True)
-class Test:
+class Exam:
     """The users of the test, ascending, their targets and what they did before."""
 
     train: Interactions
@@ -75,7 +75,7 @@ class Test:
     targets: list[Rows]
 
     @classmethod
-    def of(cls, parts: Split, most: int | None = None, seed: int = 0) -> Test:
+    def of(cls, parts: Split, most: int | None = None, seed: int = 0) -> Exam:
         """All users of the split, or `most` of them, drawn by `seed`."""
         users = np.array(sorted(parts.targets))
         if most is not None:
@@ -107,7 +107,7 @@ def choose(out: Path, features: ItemFeatures, inner: Split, watermark_s: int, se
     """
     towers, meta = load(out)
     served = Served(towers, embed_items(towers, features), meta.repeats)
-    test = Test.of(inner, REPEATS_USERS, seed)
+    test = Exam.of(inner, REPEATS_USERS, seed)
     proposed = served.proposed(test.train, test.users)
     kinds = tuple(np.unique(inner.train.kind).tolist())
     repeats = replace(choose_repeats(proposed, test.targets, served.table), kinds=kinds)
@@ -132,7 +132,7 @@ def measure(
     """
     towers, meta = load(out)
     served = Served(towers, embed_items(towers, features), meta.repeats)
-    test = Test.of(parts)
+    test = Exam.of(parts)
     print(f"ranking {len(test.users):,} test users through the serving fold", flush=True)
     proposed = served.proposed(test.train, test.users)
     top = served.lists(proposed)
@@ -146,12 +146,12 @@ def measure(
         "beyond_accuracy": beyond_accuracy(
             top, test.users, test.train, served.table, features.category.astype(np.int64), seed
         ),
-        "few_events": few_events(served, Test.of(parts, FEW_USERS, seed), masked, seed),
+        "few_events": few_events(served, Exam.of(parts, FEW_USERS, seed), masked, seed),
         **({} if masked or not freshness_events else _freshness(served, log, parts, freshness_events, seed)),
     }
 
 
-def _masked(served: Served, test: Test, proposed: list[Candidates]) -> Report:
+def _masked(served: Served, test: Exam, proposed: list[Candidates]) -> Report:
     items = len(served.table)
     own = test.masked(_scores(served, proposed))
     popular = test.masked(_popular(test))
@@ -169,19 +169,19 @@ def _scores(served: Served, proposed: list[Candidates]) -> Iterator[Tensor]:
     return (part @ wide for part in torch.split(vectors, USERS_AT_ONCE))
 
 
-def _popular(test: Test) -> Iterator[Tensor]:
+def _popular(test: Exam) -> Iterator[Tensor]:
     counts = torch.from_numpy(event_counts(test.train).astype(np.float32))
     starts = range(0, len(test.users), USERS_AT_ONCE)
     return (counts.repeat(min(USERS_AT_ONCE, len(test.users) - at), 1) for at in starts)
 
 
-def _slices(test: Test, top: Rows, log: Interactions, seed: int) -> Report:
+def _slices(test: Exam, top: Rows, log: Interactions, seed: int) -> Report:
     kinds = target_kinds(log, test.users, test.targets)
     devices = _devices(test)
     return dict(slices(top, test.targets, test.users, test.train, kinds=kinds, devices=devices, seed=seed))
 
 
-def _devices(test: Test) -> list[str | None] | None:
+def _devices(test: Exam) -> list[str | None] | None:
     """The device of each user's newest event that names one; None where the log has no such column."""
     column = getattr(test.train, "device", None)
     if column is None:
@@ -190,7 +190,7 @@ def _devices(test: Test) -> list[str | None] | None:
     return [newest.get(user) for user in test.users]
 
 
-def few_events(served: Served, test: Test, masked: bool, seed: int) -> Report:
+def few_events(served: Served, test: Exam, masked: bool, seed: int) -> Report:
     """Metrics where only the last 1, 3, 5, 10 events of each history are known, and popularity's beside.
 
     `over_popularity`: what the lists are better by, paired by user. masked: nothing of the whole history is
@@ -226,7 +226,7 @@ def newest(log: Interactions, k: int) -> Interactions:
     return replace(log, **columns)
 
 
-def _estimates(top: Rows, test: Test, seed: int, minus: Rows | None = None) -> Report:
+def _estimates(top: Rows, test: Exam, seed: int, minus: Rows | None = None) -> Report:
     """hr@10, ndcg@10 and recall@20 with intervals; less those of the lists `minus`, user by user."""
     items = len(test.train.item_ids)
     _, values = Hits.find(top, test.targets, items).scores()

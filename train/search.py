@@ -21,8 +21,9 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
+import numpy as np
 import optuna
 import torch
 from optuna.distributions import (
@@ -191,7 +192,8 @@ class Search:
             raise Diverged(f"all {trials} trials diverged; the first: {self.trials[0].said}")
         for name in FILES:
             shutil.copyfile(self._folder(best.number) / name, self.out / name)
-        print(f"best of {trials} trials: {best.number}, {_told(best, self.defaults)}", flush=True)
+        other = {name: value for name, value in best.settings.items() if value != self.defaults[name]}
+        print(f"best of {len(self.trials)} trials: {best.number}, {shown(other) or 'the rules'}", flush=True)
         shape, options = changed(self.shape, self.options, best.settings)
         epochs = [Epoch(loss, {STOP_ON: value}) for loss, value in best.epochs]
         return Found(shape, options, History(epochs, best.best_epoch), best)
@@ -225,7 +227,9 @@ class Search:
         for each in (before, trial):
             if each is not None and each is not best:
                 _keep_only_curves(self._folder(each.number))
-        print(f"trial {trial.number}: {trial.state}, {_told(trial, self.defaults)}", flush=True)
+        ended = trial.said or f"validation {STOP_ON} {trial.value:.4f}"
+        best_yet = "" if best is None else f"; best so far: trial {best.number}, {best.value:.4f}"
+        print(f"trial {trial.number} {trial.state}: {ended}{best_yet}", flush=True)
 
     def _study(self) -> optuna.Study:
         """A study of the trials so far, about to propose the next one."""
@@ -315,13 +319,16 @@ def start_anew(out: Path) -> None:
 
 
 def _mark(asked: optuna.Trial, marks: dict[int, float], history: History, epochs: int) -> None:
-    """Report the best so far at every mark that an epoch has passed: mark m is m / MARKS of the schedule."""
-    best = 0.0
-    for number, epoch in enumerate(history.epochs, start=1):
-        best = max(best, epoch.metrics[STOP_ON])
-        for mark in range(len(marks) + 1, MARKS * number // epochs + 1):
-            marks[mark] = best
-            asked.report(best, mark)
+    """Report the best so far at every mark that was passed: mark m is m / MARKS of the schedule.
+
+    Between two epochs it lies on the line between them: else the one with fewer epochs would be ahead.
+    """
+    reached = [0.0, *(epoch.metrics[STOP_ON] for epoch in history.epochs)]
+    best = np.maximum.accumulate(reached)
+    for mark in range(len(marks) + 1, MARKS * len(history.epochs) // epochs + 1):
+        at = np.interp(mark * epochs / MARKS, range(len(best)), best)
+        marks[mark] = round(float(at), 6)  # what is equal must not differ by its last bit
+        asked.report(marks[mark], mark)
 
 
 def _short(value: Value, among: BaseDistribution) -> Value:
@@ -335,10 +342,3 @@ def _keep_only_curves(folder: Path) -> None:
     """Delete a trial's weights and state; what TensorBoard shows of it stays."""
     for name in (*FILES, UNFINISHED):
         (folder / name).unlink(missing_ok=True)
-
-
-def _told(trial: Trial, defaults: dict[str, Any]) -> str:
-    if trial.value is None:
-        return trial.said
-    other = {name: value for name, value in trial.settings.items() if value != defaults[name]}
-    return f"validation {STOP_ON} {trial.value:.4f}, {shown(other) or 'the settings of the rules'}"

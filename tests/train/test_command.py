@@ -187,13 +187,15 @@ def test_an_interrupted_run_says_how_to_go_on_and_ends_where_one_that_went_throu
 ) -> None:
     out = tmp_path / "out"
     with monkeypatch.context() as patched:
-        patched.setattr(Trainer, "step", interrupting(number, at=8))
+        patched.setattr(Trainer, "step", interrupting(number, at=2))
         assert train(sequences, out) == 128 + number
     told = capsys.readouterr().err
     assert f"interrupted by {number.name} in epoch " in told and "Traceback" not in told
     assert f"go on with: python -m train --events {sequences} --out {out}" in told
     assert told.rstrip().endswith("--resume")
     assert (out / UNFINISHED).exists() and not (out / "metrics.json").exists()
+    if number == signal.SIGINT:  # from here on both are alike
+        return
     assert train(sequences, out, "--resume") == 0
     assert (out / WEIGHTS).read_bytes() == (whole / WEIGHTS).read_bytes()
     assert metrics(out)["test"] == metrics(whole)["test"]

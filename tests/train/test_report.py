@@ -10,13 +10,13 @@ import torch
 
 from bench.ranks import ranks
 from tests.train.test_evaluate import interactions
-from train.report import USERS_AT_ONCE, Test, newest
+from train.report import USERS_AT_ONCE, Exam, newest
 from train.split import Split
 
 NOTHING = -1
 
 
-def task(seed: int, users: int = 40, items: int = 50) -> tuple[Test, np.ndarray]:
+def task(seed: int, users: int = 40, items: int = 50) -> tuple[Exam, np.ndarray]:
     """Random histories, some of nearly the whole catalogue, one target each, random scores."""
     rng = np.random.default_rng(seed)
     lengths = rng.integers(1, 2 * items, users)
@@ -24,7 +24,7 @@ def task(seed: int, users: int = 40, items: int = 50) -> tuple[Test, np.ndarray]
     log = interactions(user.tolist(), rng.integers(0, items, len(user)).tolist())
     log = replace(log, item_ids=[f"i{i}" for i in range(items)])
     targets = {u: rng.integers(0, items, 1) for u in range(0, users, 2)}
-    return Test.of(Split(log, targets)), rng.normal(size=(len(targets), items)).astype(np.float32)
+    return Exam.of(Split(log, targets)), rng.normal(size=(len(targets), items)).astype(np.float32)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -42,15 +42,15 @@ def test_masked_lists_have_each_target_where_it_ranks_among_what_is_not_in_the_h
 
 def test_where_all_is_masked_the_list_ends() -> None:
     log = interactions([0, 0, 0], [0, 1, 2])
-    test = Test.of(Split(log, {0: np.array([2])}))
+    test = Exam.of(Split(log, {0: np.array([2])}))
     assert test.masked(iter([torch.zeros(1, 3)])).tolist() == [[2, NOTHING, NOTHING]]
 
 
 def test_impressions_mask_nothing() -> None:
     log = replace(interactions([0, 0], [0, 1]), kind=np.array([1, 7], np.int8))
-    test = Test.of(Split(log, {0: np.array([1])}))
+    test = Exam.of(Split(log, {0: np.array([1])}))
     assert test.masked(iter([torch.tensor([[3.0, 2.0]])])).tolist() == [[1, NOTHING]]
-    test = Test.of(Split(log, {0: np.array([0])}))
+    test = Exam.of(Split(log, {0: np.array([0])}))
     assert sorted(test.masked(iter([torch.tensor([[3.0, 2.0]])]))[0].tolist()) == [0, 1]
 
 
@@ -65,7 +65,7 @@ def test_the_newest_events_of_each_user_are_left_in_their_order() -> None:
 
 def test_some_of_the_users_are_drawn_by_seed() -> None:
     parts = Split(interactions([0], [0]), {user: np.array([0]) for user in range(50)})
-    drawn = Test.of(parts, 10, seed=1)
+    drawn = Exam.of(parts, 10, seed=1)
     assert len(drawn.users) == len(set(drawn.users)) == 10 and drawn.users == sorted(drawn.users)
-    assert drawn.users == Test.of(parts, 10, seed=1).users != Test.of(parts, 10, seed=2).users
-    assert Test.of(parts).users == list(range(50))
+    assert drawn.users == Exam.of(parts, 10, seed=1).users != Exam.of(parts, 10, seed=2).users
+    assert Exam.of(parts).users == list(range(50))

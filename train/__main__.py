@@ -1,141 +1,152 @@
-"""`python -m train`: a behaviour log and a catalogue → a checkpoint and metrics.json."""
+"""`python -m train`: a behaviour log and a catalogue → a checkpoint, metrics.json and a model card.
+
+What is not given comes from rules that look at the log alone: how many items, how long the histories. One
+Ctrl-C, or SIGTERM, ends the training after the running step; `--resume` goes on from there. On several GPUs:
+`torchrun --nproc-per-node 4 -m train …`. docs/training.md is the guide.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
-import time
-from collections import Counter
-from collections.abc import Mapping
-from dataclasses import asdict, replace
 from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any
 
 from functions.core.errors import VitrineError
-from functions.core.features import ItemFeatures, Vocabulary, item_features
-from functions.core.repeats import Repeats
-from train.checkpoint import load, write_meta
-from train.evaluate import Candidates, candidates, choose_repeats, embed_items, evaluate, evaluate_baselines
-from train.fit import fit, process_group
-from train.handover import write_held_out, write_popularity, write_products
-from train.log import Log, read_log
-from train.mapping import load_mapping
+from train.card import CARD
+from train.fit import UNFINISHED, process_group
 from train.options import LOSSES, Options
-from train.rules import facts, options_for, shape_for
-from train.split import SPLITS, Split, split
+from train.report import Report
+from train.run import METRICS, Asked, run
+from train.search import SEARCH
+from train.split import SPLITS
+from train.stopping import Stopped
+from train.trainer import Diverged
 
-VALIDATION_USERS = 1_000
-MAX_NAMES = 20_000  # categories, and brands, that get a row of their own; the rarest beyond are unknown
+FRESHNESS_EVENTS = 2_000
+INTERRUPTED = 130  # as a shell says of Ctrl-C
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Read, train, evaluate, write; returns the exit status."""
-    options = _options(arguments)
-    started = time.monotonic()
+    given = sys.argv[1:] if arguments is None else arguments
+    asked = _asked(given)
     with process_group() as first:
-        return _main(options, started, first)
-
-
-def _main(options: argparse.Namespace, started: float, first: bool) -> int:
-    try:
-        options.out.mkdir(parents=True, exist_ok=True)
-        log = read_log(options.events, options.items, load_mapping(options.map) if options.map else None)
-        if first:
-            print(log.summary(), flush=True)
-        report = _run(log, options, first)
-    except (VitrineError, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    if not first:
-        return 0
-    report["seconds"] = round(time.monotonic() - started, 1)
-    (options.out / "metrics.json").write_text(json.dumps(report, indent=1) + "\n")
-    print(json.dumps({"test": report["test"], "baselines": report["baselines"]}, indent=1))
+        try:
+            report = run(asked, first)
+        except (VitrineError, ValueError, OSError) as error:
+            return _failed(str(error))
+        except Diverged as error:
+            return _failed(f"{error}; a smaller learning_rate may help: --set learning_rate=…")
+        except KeyboardInterrupt as interrupt:
+            return _interrupted(interrupt, asked.out, given)
+    if first:
+        _tell(report, asked)
     return 0
 
 
-def _options(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m train", description=__doc__)
-    parser.add_argument("--events", required=True, help="file, folder or s3:// address of the log")
-    parser.add_argument("--items", help="file of the catalogue")
-    parser.add_argument("--map", help="TOML file that maps the columns")
-    parser.add_argument("--split", choices=SPLITS, default="time")
-    parser.add_argument("--out", required=True, type=Path, help="folder for the checkpoint")
-    parser.add_argument("--epochs", type=int, help="instead of what the rules say")
-    parser.add_argument("--seed", type=int, default=Options.seed)
-    parser.add_argument("--loss", choices=LOSSES, default=Options.loss)
-    parser.add_argument("--resume", action="store_true", help="go on with the run that was killed in --out")
-    return parser.parse_args(arguments)
+def _failed(why: str) -> int:
+    print(f"error: {why}", file=sys.stderr)
+    return 1
 
 
-def _run(log: Log, options: argparse.Namespace, first: bool) -> dict[str, object]:
-    """Train with all processes of the group; evaluate and write with the first, the others return nothing."""
-    interactions = log.to_arrays()
-    products = log.items.to_pylist()
-    vocabulary = Vocabulary(_names(products, "category"), _names(products, "brand"))
-    features = item_features(_padded(products, len(interactions.item_ids)), vocabulary)
-    parts = split(interactions, options.split, seed=options.seed)
-    inner = split(parts.train, options.split, VALIDATION_USERS, options.seed)
-    known = facts(inner.train)
-    shape = shape_for(known, len(vocabulary.categories), len(vocabulary.brands), bool(products))
-    chosen = options_for(known, Options(seed=options.seed, loss=options.loss), options.epochs)
-    if first:
-        print(f"training on {len(inner.train.user):,} events, at most {chosen.epochs} epochs", flush=True)
-    fit(inner, features, vocabulary, shape, chosen, options.out, options.resume)
-    if not first:
-        return {}
-    write_products(options.out, products, interactions.item_ids)
-    write_popularity(options.out, interactions)
-    write_held_out(options.out, parts, options.seed)
-    return {
-        **_scores(options.out, features, parts, inner, int(interactions.time_s.max())),
-        "data": {
-            "users": len(interactions.user_ids),
-            "items": len(interactions.item_ids),
-            "events": len(interactions.user),
-        },
-        "dropped": log.dropped,
-    }
+def _interrupted(interrupt: KeyboardInterrupt, out: Path, given: list[str]) -> int:
+    """Say where it stopped and how it goes on; 128 + the signal's number, as shells count."""
+    where = f" by {interrupt}" if isinstance(interrupt, Stopped) else ""
+    print(f"interrupted{where}", file=sys.stderr)
+    if (out / UNFINISHED).exists() or (out / SEARCH).exists() or list(out.glob(f"trials/*/{UNFINISHED}")):
+        again = given if "--resume" in given else [*given, "--resume"]
+        print(f"go on with: python -m train {shlex.join(again)}", file=sys.stderr)
+    return 128 + interrupt.number if isinstance(interrupt, Stopped) else INTERRUPTED
 
 
-def _scores(
-    out: Path, features: ItemFeatures, parts: Split, inner: Split, watermark_s: int
-) -> dict[str, object]:
-    """Validation, test and baselines; the repeat term is chosen on validation and kept in the checkpoint."""
-    print(f"ranking {len(parts.targets):,} test users through the serving fold", flush=True)
-    towers, meta = load(out)
-    table = embed_items(towers, features)
-
-    def proposed(of: Split) -> tuple[list[Candidates], list[NDArray[np.int64]]]:
-        users = sorted(of.targets)
-        return candidates(of.train, users, towers, table), [of.targets[user] for user in users]
-
-    validation, wanted = proposed(inner)
-    kinds = np.unique(parts.train.kind).tolist()
-    repeats = replace(choose_repeats(validation, wanted, table), kinds=tuple(kinds))
-    validated = evaluate(validation, repeats, wanted, table)
-    write_meta(out, replace(meta, repeats=repeats, watermark_s=watermark_s, metrics=validated))
-    test, wanted = proposed(parts)
-    return {
-        "test": evaluate(test, repeats, wanted, table),
-        "test_without_repeats": evaluate(test, Repeats(), wanted, table),
-        "validation": validated,
-        "baselines": evaluate_baselines(parts),
-        "repeats": asdict(repeats),
-    }
+def _tell(report: Report, asked: Asked) -> None:
+    shown = ("test", "test_masked", "baselines", "baselines_masked")
+    print(json.dumps({name: report[name] for name in shown if name in report}, indent=1))
+    written = [METRICS, CARD] if asked.card else [METRICS]
+    print(f"in {asked.out}: checkpoint, {', '.join(written)}", flush=True)
 
 
-def _padded(products: list[dict[str, object]], items: int) -> list[Mapping[str, object]]:
-    """The catalogue and an empty product for every item that only the log knows."""
-    return [*products, *({} for _ in range(items - len(products)))]
+def _asked(arguments: list[str]) -> Asked:
+    parser = argparse.ArgumentParser(
+        prog="python -m train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    data = parser.add_argument_group("data")
+    data.add_argument(
+        "--events",
+        required=True,
+        help="the log: a file, folder or s3:// address (.csv, .tsv, .jsonl, .json, .parquet), or a "
+        "benchmark's file of `user item` lines (.txt, .txt.xz, .txt.gz)",
+    )
+    data.add_argument("--items", help="the catalogue: a file, folder or s3:// address")
+    data.add_argument("--map", help="TOML file that maps the columns of both (train/maps has examples)")
+    data.add_argument(
+        "--split",
+        choices=SPLITS,
+        help="what is the test: the latest tenth of the events, or each user's last event (default: time; "
+        "leave-one-out for `user item` lines, which have no times)",
+    )
+    _training(parser.add_argument_group("training"))
+    _results(parser.add_argument_group("results"))
+    return Asked(**_fields(parser.parse_args(arguments)))
 
 
-def _names(catalogue: list[dict[str, object]], field: str) -> tuple[str, ...]:
-    counts = Counter(str(product[field]) for product in catalogue if product.get(field))
-    return tuple(name for name, _ in counts.most_common(MAX_NAMES))
+def _training(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--set",
+        dest="assignments",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        help="a field of train.options.Options or of train.towers.Shape, instead of what the rules say; "
+        "may be given again, e.g. --set dropout=0.3 --set window=100",
+    )
+    group.add_argument("--epochs", type=int, help="at most; short for --set epochs=…")
+    group.add_argument("--loss", choices=LOSSES, help="short for --set loss=…")
+    group.add_argument("--seed", type=int, default=Options.seed, help="of weights, batches and samples (0)")
+    group.add_argument(
+        "--search",
+        type=_trials,
+        default=0,
+        metavar="N",
+        help="train N times to find better settings than the rules', judged on validation; what is --set is "
+        "not varied; the best of the N is the checkpoint, search.json has them all",
+    )
+    group.add_argument(
+        "--resume", action="store_true", help="go on with the training or search that was ended in --out"
+    )
+
+
+def _results(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--out", required=True, type=Path, help="folder for the checkpoint and its reports")
+    group.add_argument(
+        "--freshness-events",
+        type=int,
+        default=FRESHNESS_EVENTS,
+        metavar="N",
+        help="events of the test on which fresh state is compared with frozen state, 0 for none "
+        f"({FRESHNESS_EVENTS:,}); only with --split time",
+    )
+    group.add_argument("--no-card", dest="card", action="store_false", help="no model card, no pictures")
+
+
+def _trials(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} trainings; expected at least 1")
+    return number
+
+
+def _fields(parsed: argparse.Namespace) -> dict[str, Any]:
+    """The arguments as fields of Asked; the short forms come last, so that they hold."""
+    fields = vars(parsed)
+    for name in ("epochs", "loss"):
+        value = fields.pop(name)
+        if value is not None:
+            fields["assignments"] = [*fields["assignments"], f"{name}={value}"]
+    return fields
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from train.towers import Shape
 
 CARD = "model_card.md"
 CURVE, EVENTS_SEEN, FRESHNESS = "learning_curve.png", "events_seen.png", "freshness.png"
+FEW_EVENTS = "few_events.png"
 ABSENT = "Not recorded in this run."
 PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "implicit", "ibis-framework", "duckdb")
 LIMITS = (
@@ -38,6 +39,10 @@ LIMITS = (
 LICENCE = (
     "The code is under the MIT licence. The weights are derived from the log and the catalogue named above: "
     "their licence, and the consent under which they were collected, decide what the weights may be used for."
+)
+MASKED = (
+    "The protocol of the papers on sequential recommendation: the dot product alone ranks all items that are "
+    "not in the user's history."
 )
 
 Report = Mapping[str, Any]
@@ -104,14 +109,17 @@ def write_card(folder: Path, report: Report) -> Path:
 
     What `report` may have, each of it optional: `data` (as `data_facts`), `dropped` {cause: rows}, `training`
     (as `training_facts`), `epochs` [(loss, validation NDCG@10)], `test`, `validation` {metric: number},
-    `baselines` {name: {metric: number}}, `repeats`, `slices` and `beyond_accuracy` (as `train.slices` gives
-    them), `freshness` (as `train.prequential.summary`), `limits` [sentence] and `licence` (of the data).
+    `test_masked` (with `test_masked_intervals`), `baselines` and `baselines_masked` {name: {metric: number}},
+    `repeats`, `search` (as `train.search`), `slices` and `beyond_accuracy` (as `train.slices` gives them),
+    `few_events` (as `train.report`), `freshness` (as `train.prequential.summary`), `limits` [sentence] and
+    `licence` (of the data).
     """
     sections: list[tuple[str, Callable[[Path, Report], list[str]]]] = [
         ("Data", _data),
         ("Training", _training),
         ("Quality", _quality),
         ("Slices", _slices),
+        ("Few events", _few),
         ("Beyond accuracy", _beyond),
         ("Fresh and frozen state", _freshness),
         ("Limits", _limits),
@@ -140,6 +148,8 @@ def _training(folder: Path, report: Report) -> list[str]:
     lines = _facts(report.get("training") or {})
     if report.get("repeats"):
         lines += _facts({"repeat term": report["repeats"]})
+    if report.get("search"):
+        lines += _facts({"found by search": report["search"]})
     if report.get("epochs"):
         plots.learning_curve(report["epochs"], folder / CURVE)
         return [*lines, "", f"![Loss and validation NDCG@10 by epoch]({CURVE})"]
@@ -148,20 +158,29 @@ def _training(folder: Path, report: Report) -> list[str]:
 
 def _quality(folder: Path, report: Report) -> list[str]:
     """Test, validation and baselines side by side; intervals where the slices have them."""
+    whole = ((report.get("slices") or {}).get("all") or {}).get("all") or {}
+    note = "Means over users; in brackets the 95 % bootstrap interval over users."
+    lines = [note if whole else "Means over users; intervals: not recorded.", ""]
     columns = {name: report[name] for name in ("test", "validation") if report.get(name)}
     columns |= report.get("baselines") or {}
     if not columns:
         return []
-    whole = ((report.get("slices") or {}).get("all") or {}).get("all") or {}
+    lines += _metrics(columns, whole)
+    if report.get("test_masked"):
+        lines += ["", MASKED, ""]
+        columns = {"test": report["test_masked"], **(report.get("baselines_masked") or {})}
+        lines += _metrics(columns, report.get("test_masked_intervals") or {})
+    return lines if report.get("baselines") else [*lines, "", "Baselines: not recorded."]
+
+
+def _metrics(columns: Mapping[str, Report], whole: Report) -> list[str]:
+    """A row for every metric, a column for every name; `whole`: intervals of the column "test"."""
     metrics = list(dict.fromkeys(name for values in columns.values() for name in values))
     rows = [
         (m, *(_cell(whole.get(m) if c == "test" else None, v.get(m)) for c, v in columns.items()))
         for m in metrics
     ]
-    note = "Means over users; in brackets the 95 % bootstrap interval over users."
-    lines = [note if whole else "Means over users; intervals: not recorded.", ""]
-    lines += _table(("metric", *columns), rows)
-    return lines if report.get("baselines") else [*lines, "", "Baselines: not recorded."]
+    return _table(("metric", *columns), rows)
 
 
 def _slices(folder: Path, report: Report) -> list[str]:
@@ -186,6 +205,32 @@ def _slices(folder: Path, report: Report) -> list[str]:
         plots.by_events_seen(parts["history_length"], folder / EVENTS_SEEN)
         lines += [f"![NDCG@10 by the number of events seen before]({EVENTS_SEEN})"]
     return lines
+
+
+def _few(folder: Path, report: Report) -> list[str]:
+    """How good the lists are where little is known, beside popularity."""
+    found = report.get("few_events")
+    if not found:
+        return []
+    plots.few_events(found, folder / FEW_EVENTS)
+    names = list(found["popularity"])
+    parts = {label: of for label, of in found.items() if label.isdigit()}
+    rows = [("popularity", *(_cell(found["popularity"][name]) for name in names), "-")]
+    rows += [
+        (label, *(_cell(of[name]) for name in names), _cell(of["over_popularity"][plots.NDCG]))
+        for label, of in parts.items()
+    ]
+    shown = "no item of the whole history in a list" if found["masked"] else "as served"
+    below = [label for label, of in parts.items() if of["over_popularity"][plots.NDCG]["mean"] < 0]
+    return [
+        f"{found['users']:,} test users of whom only the last events are known; {shown}.",
+        "",
+        *_table(("events known", *names, f"over popularity, {plots.NDCG}"), rows),
+        "",
+        f"Below popularity at {' and '.join(below)} events." if below else "Never below popularity.",
+        "",
+        f"![NDCG@10 where only the last events are known]({FEW_EVENTS})",
+    ]
 
 
 def _beyond(folder: Path, report: Report) -> list[str]:

@@ -18,6 +18,7 @@ SHAPE = "shape.json"
 VOCABULARY = "vocabulary.json"
 ITEM_IDS = "item_ids.json"
 META = "meta.json"
+FILES = (WEIGHTS, SHAPE, VOCABULARY, ITEM_IDS, META)
 META_FIELDS = {"watermark_s", "metrics", "repeats"}
 
 

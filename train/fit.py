@@ -7,7 +7,7 @@ import hashlib
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -27,6 +27,7 @@ from train.evaluate import CUTS, metrics
 from train.log import Interactions
 from train.options import Options
 from train.split import Split
+from train.stopping import Stopped, stop_signal
 from train.towers import Shape, Towers
 from train.trainer import Trainer
 
@@ -84,7 +85,7 @@ class Run:
         self.trainer = Trainer(parts.train, features, shape, options, self.per_epoch * options.epochs)
         self.histories = self.histories.to(self.trainer.device)
         self.history, self.place = History(), Place()
-        self.identity = _identity(parts.train, shape, options)
+        self.identity = identity(parts.train, shape, options)
         self.saved_at = time.monotonic()
 
     def epochs(self) -> Iterator[int]:
@@ -94,8 +95,8 @@ class Run:
                 return
             yield self.place.epoch
 
-    def walk(self, bar: Any) -> Epoch:
-        """What is left of the epoch; its mean loss and validation."""
+    def walk(self, bar: Any, came: Callable[[], int]) -> Epoch:
+        """What is left of the epoch; its mean loss and validation. Raises Stopped once a signal `came`."""
         for step, rows in enumerate(self._batches(self.place.epoch)):
             if step < self.place.step:
                 continue
@@ -103,6 +104,9 @@ class Run:
             bar.update()
             self.place.step = step + 1
             self._save_now_and_then()
+            if number := _agreed(came(), self.trainer.device):
+                self.save_unfinished()
+                raise Stopped(number, f"epoch {self.place.epoch}, step {step}")
         losses = self.place.losses
         self.place = Place(self.place.epoch + 1)
         items = self.trainer.towers.shape.items
@@ -178,29 +182,38 @@ def fit(
     options: Options,
     out: Path,
     resume: bool = False,
+    *,
+    watch: Callable[[History], None] | None = None,
+    keep_state: bool = False,
 ) -> History:
     """Train both towers on `parts.train` and keep the epoch that best ranks `parts.targets`, in `out`.
 
     TensorBoard logs go beside the checkpoint. features: content of the log's `item_ids`, row by row. One seed
     gives the same weights on one machine, also when the run was killed and resumed. In a process group
-    (torchrun) each process takes its part of every batch, and the first one writes. Raises ValueError on
-    sizes that contradict each other, Diverged, naming epoch and step, on a loss that is not finite, and
-    CannotResume.
+    (torchrun) each process takes its part of every batch, and the first one writes. `watch` is called after
+    every epoch, and on resuming; it may end the run by raising. `keep_state`: what `resume` goes on from is
+    left there at the end, too. Raises ValueError on sizes that contradict each other, Diverged, naming epoch
+    and step, on a loss that is not finite, CannotResume, and Stopped after a step in which SIGINT or SIGTERM
+    came.
     """
     _check(parts.train, features, shape)
     _keep_freed_memory()
     run = Run(parts, features, shape, options, out)
     if resume and run.resume():
         print(f"going on in epoch {run.place.epoch}, at step {run.place.step}", flush=True)
-    with _board(out) as board, _bar(run) as bar:
+        if watch:
+            watch(run.history)
+    with _board(out) as board, _bar(run) as bar, stop_signal() as came:
         for number in run.epochs():
-            run.history.epochs.append(run.walk(bar))
+            run.history.epochs.append(run.walk(bar, came))
             _report(board, bar, number, run.history.epochs[-1])
             if run.history.better():
                 run.history.best = number
                 _keep(run, parts.train, vocabulary)
             run.save_unfinished()
-    if _first():
+            if watch:
+                watch(run.history)
+    if _first() and not keep_state:
         (out / UNFINISHED).unlink(missing_ok=True)
     return run.history
 
@@ -231,6 +244,15 @@ def _first() -> bool:
     return not dist.is_initialized() or dist.get_rank() == 0
 
 
+def _agreed(number: int, device: torch.device) -> int:
+    """The signal that came to any process of the group, so that all of them stop after the same step."""
+    if not dist.is_initialized():
+        return number
+    highest = torch.tensor(number, device=device)
+    dist.all_reduce(highest, dist.ReduceOp.MAX)
+    return int(highest)
+
+
 @torch.no_grad()
 def _serve_unseen_kinds_as_other(towers: Towers, log: Interactions) -> None:
     """Give event types that the log lacks the embedding of kind 0, which dropping types has trained."""
@@ -239,7 +261,7 @@ def _serve_unseen_kinds_as_other(towers: Towers, log: Interactions) -> None:
     table[torch.from_numpy(unseen)] = table[0].clone()
 
 
-def _identity(log: Interactions, shape: Shape, options: Options) -> str:
+def identity(log: Interactions, shape: Shape, options: Options) -> str:
     """What a run is a run of: the log, the model, the options (how often it saves aside)."""
     digest = hashlib.blake2b(digest_size=8)
     for column in (log.user, log.item, log.kind, log.time_s):

@@ -47,6 +47,20 @@ def by_events_seen(parts: Mapping[str, Mapping[str, Any]], path: Path) -> Path:
     return _save(figure, path)
 
 
+def few_events(report: Mapping[str, Any], path: Path) -> Path:
+    """NDCG@10 by the number of last events that are known, as `train.report.few_events` has it."""
+    parts = {label: of for label, of in report.items() if label.isdigit()}
+    figure, axes = _axes("last events known", "NDCG@10")
+    _line(axes, list(parts), [of[NDCG] for of in parts.values()], COLOURS["fresh"], "-", "both towers")
+    popular = report["popularity"][NDCG]
+    axes.axhline(popular["mean"], color="grey", linestyle=":", label="popularity")
+    if popular["low"] is not None:
+        axes.axhspan(popular["low"], popular["high"], color="grey", alpha=0.15)
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False)
+    return _save(figure, path)
+
+
 def freshness(report: Mapping[str, Any], path: Path) -> Path:
     """What `train.prequential.summary` found: each state's NDCG@10, and by events missed."""
     figure = Figure(figsize=(11, 4.2), layout="constrained")

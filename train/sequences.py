@@ -7,9 +7,12 @@ first, and no times. Each user's events are put an hour apart, so that all gaps 
 from __future__ import annotations
 
 import argparse
+import gzip
 import lzma
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,14 +22,20 @@ from numpy.typing import NDArray
 
 HOUR_S = 3600
 FIRST_S = 946_684_800  # 2000-01-01
+OPENERS: dict[str, Callable[..., Any]] = {".txt": open, ".txt.xz": lzma.open, ".txt.gz": gzip.open}
+
+
+def is_sequences(source: str | Path) -> bool:
+    """Whether it is named as such files are: a log of ours never is."""
+    return str(source).endswith(tuple(OPENERS))
 
 
 def write_log(source: Path, target: Path) -> Path:
-    """Write `source` (text, or text under xz) as a Parquet log; returns `target`.
+    """Write `source` (text, or text under xz or gzip) as a Parquet log; returns `target`.
 
     Raises ValueError where a line is no pair of ids.
     """
-    opener = lzma.open if source.suffix == ".xz" else open
+    opener = next((opener for ending, opener in OPENERS.items() if source.name.endswith(ending)), open)
     with opener(source, "rb") as lines:
         try:
             pairs = pyarrow.csv.read_csv(
@@ -35,7 +44,7 @@ def write_log(source: Path, target: Path) -> Path:
                 pyarrow.csv.ParseOptions(delimiter=" "),
                 pyarrow.csv.ConvertOptions(column_types={"user_id": pa.string(), "item_id": pa.string()}),
             )
-        except pa.ArrowInvalid as error:
+        except (pa.ArrowInvalid, lzma.LZMAError, EOFError) as error:
             raise ValueError(f"{source}: {error}; expected `user item`, one pair a line") from error
     user = pairs["user_id"].combine_chunks().dictionary_encode().indices.to_numpy()
     time_s = pa.array(FIRST_S + HOUR_S * _place_in_history(user))

@@ -171,8 +171,10 @@ def slices(
     devices: Sequence[str | None] | None = None,
     seed: int = 0,
 ) -> dict[str, dict[str, dict[str, object]]]:
-    """Metrics with intervals by `history_length`, `item_popularity`, and where known `event_type`, `device`.
+    """Metrics with intervals by `history_length`, `item_popularity`, `repeat_or_new`, and where known
+    `event_type`, `device`.
 
+    repeat: the user had done something with the item before; new: not.
     users: row `u` of `top` is user users[u] of `train`, which is what was learnt from: history length and
     popularity are counted there, impressions not. kinds: as `target_kinds`; devices: one a user, None where
     unknown. A slice that nobody is in is left out.
@@ -185,6 +187,7 @@ def slices(
         "all": _by(hits, np.zeros(len(hits.user), np.int64), ["all"], seed),
         "history_length": _by(hits, bucket[hits.user], names, seed),
         "item_popularity": _by(hits, popular[hits.item], POPULARITY, seed),
+        "repeat_or_new": _by(hits, _had_before(hits, users, train), ("new", "repeat"), seed),
     }
     if kinds is not None:
         found["event_type"] = _by(hits, np.concatenate(kinds), ("other", *EVENT_TYPES), seed)
@@ -193,6 +196,14 @@ def slices(
         code = np.array([-1 if device is None else known.index(device) for device in devices])
         found["device"] = _by(hits, code[hits.user], known, seed)
     return found
+
+
+def _had_before(hits: Hits, users: Sequence[int], train: Interactions) -> Rows:
+    """1 for every pair whose item is in the user's history, else 0, [P]."""
+    width, counted = len(train.item_ids), train.kind != IMPRESSION
+    had = train.user[counted].astype(np.int64) * width + train.item[counted]
+    pairs = np.asarray(users, np.int64)[hits.user] * width + hits.item
+    return np.isin(pairs, had).astype(np.int64)
 
 
 def _by(hits: Hits, label: Rows, names: Sequence[str], seed: int) -> dict[str, dict[str, object]]:

@@ -12,14 +12,24 @@ import pytest
 from tests.train.test_evaluate import interactions
 from tests.train.test_prequential import many_users, walked
 from train import plots
-from train.card import ABSENT, CARD, CURVE, EVENTS_SEEN, FRESHNESS, data_facts, training_facts, write_card
+from train.card import (
+    ABSENT,
+    CARD,
+    CURVE,
+    EVENTS_SEEN,
+    FEW_EVENTS,
+    FRESHNESS,
+    data_facts,
+    training_facts,
+    write_card,
+)
 from train.evaluate import metrics
 from train.options import Options
 from train.prequential import STATES, summary
 from train.slices import beyond_accuracy, slices
 from train.towers import Shape
 
-PICTURES = (CURVE, EVENTS_SEEN, FRESHNESS)
+PICTURES = (CURVE, EVENTS_SEEN, FEW_EVENTS, FRESHNESS)
 PNG = b"\x89PNG"
 
 
@@ -37,10 +47,21 @@ def report() -> dict[str, Any]:
         "baselines": {"popularity": {"ndcg@10": 0.0421}},
         "slices": slices(top, targets, users, log),
         "beyond_accuracy": beyond_accuracy(top, users, log, np.eye(12)),
+        "few_events": few(),
         "freshness": summary(walked(many_users())),
         "limits": ["Only one winter is in it."],
         "licence": "CC0",
     }
+
+
+def few(gain: float = 0.05) -> dict[str, Any]:
+    """As `train.report.few_events` has it; at 3 events the lists are better than popularity by `gain`."""
+
+    def of(value: float) -> dict[str, Any]:
+        return {"ndcg@10": {"mean": value, "low": value - 0.01, "high": value + 0.01}}
+
+    one, three = (of(0.1 + g) | {"over_popularity": of(g)} for g in (0.02, gain))
+    return {"users": 8, "masked": False, "popularity": of(0.1), "1": one, "3": three}
 
 
 def section(card: str, title: str) -> str:
@@ -51,7 +72,15 @@ def section(card: str, title: str) -> str:
 
 def test_a_card_without_any_input_says_so_and_has_no_number(tmp_path: Path) -> None:
     card = write_card(tmp_path, {}).read_text()
-    for title in ("Data", "Training", "Quality", "Slices", "Beyond accuracy", "Fresh and frozen state"):
+    for title in (
+        "Data",
+        "Training",
+        "Quality",
+        "Slices",
+        "Few events",
+        "Beyond accuracy",
+        "Fresh and frozen state",
+    ):
         assert section(card, title).strip() == ABSENT
     assert not re.search(r"\d", card)
     assert [path.name for path in tmp_path.iterdir()] == [CARD]
@@ -74,6 +103,7 @@ def test_a_card_has_every_section_and_every_picture(tmp_path: Path) -> None:
         ("slices", "Quality", "intervals: not recorded"),
         ("slices", "Slices", ABSENT),
         ("beyond_accuracy", "Beyond accuracy", ABSENT),
+        ("few_events", "Few events", ABSENT),
         ("freshness", "Fresh and frozen state", ABSENT),
         ("licence", "Licence", "Licence of the data: not recorded."),
     ],
@@ -101,6 +131,24 @@ def test_the_numbers_are_those_of_the_report(tmp_path: Path) -> None:
         value = given["freshness"]["states"][state]["ndcg@10"]["mean"]
         assert f"{value:.4f}" in states[f"| {plots.LABELS[state]}"]
     assert "- Only one winter is in it." in card
+
+
+def test_lists_below_popularity_are_named(tmp_path: Path) -> None:
+    given = report()
+    assert "Never below popularity." in section(write_card(tmp_path, given).read_text(), "Few events")
+    below = section(write_card(tmp_path, given | {"few_events": few(-0.01)}).read_text(), "Few events")
+    assert "Below popularity at 3 events." in below and "Never" not in below
+    assert "| 3 | 0.0900 [0.0800, 0.1000] | -0.0100 [-0.0200, 0.0000] |" in below
+
+
+def test_masked_figures_stand_beside_those_as_served(tmp_path: Path) -> None:
+    masked = {
+        "test_masked": {"ndcg@10": 0.1234},
+        "baselines_masked": {"popularity": {"ndcg@10": 0.0321}},
+    }
+    quality = section(write_card(tmp_path, report() | masked).read_text(), "Quality")
+    assert quality.count("| ndcg@10 |") == 2
+    assert "| metric | test | popularity |\n| --- | --- | --- |\n| ndcg@10 | 0.1234 | 0.0321 |" in quality
 
 
 def test_a_log_that_lost_nothing_says_so(tmp_path: Path) -> None:

@@ -107,6 +107,7 @@ def test_slices_by_history_popularity_type_and_device() -> None:
         "all": ["all"],
         "history_length": ["1", "2-3"],
         "item_popularity": ["head", "mid", "new"],
+        "repeat_or_new": ["new", "repeat"],
         "event_type": ["view", "purchase"],
         "device": ["phone"],
     }
@@ -115,6 +116,10 @@ def test_slices_by_history_popularity_type_and_device() -> None:
     assert mean(found["history_length"]["2-3"], "ndcg@10") == pytest.approx(third / (1 + third))
     assert mean(found["item_popularity"]["head"], "hr@10") == 0.0
     assert mean(found["item_popularity"]["mid"], "ndcg@10") == pytest.approx(third)
+    # user 0 never had 1 or 2; user 1 had 0, which is not in the list, and not 3, which is second
+    assert mean(found["repeat_or_new"]["repeat"], "hr@10") == 0.0
+    assert found["repeat_or_new"]["repeat"]["users"] == 1
+    assert mean(found["repeat_or_new"]["new"], "ndcg@10") == pytest.approx((1.0 + third) / 2)
     assert found["event_type"]["purchase"]["users"] == 2
     assert mean(found["event_type"]["purchase"], "recall@20") == pytest.approx((1 + 1 / 2) / 2)
 
@@ -125,7 +130,7 @@ def mean(part: dict[str, Any], name: str) -> float:
 
 def test_a_log_without_types_and_devices_has_no_such_slice() -> None:
     found = slices(np.array([[1]]), [np.array([1])], [0], interactions([0, 0], [0, 1]))
-    assert found.keys() == {"all", "history_length", "item_popularity"}
+    assert found.keys() == {"all", "history_length", "item_popularity", "repeat_or_new"}
 
 
 def test_impressions_make_no_history_and_no_popularity() -> None:

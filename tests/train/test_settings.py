@@ -1,0 +1,48 @@
+"""Settings by name: of the model's shape, of the training, and of nothing else."""
+
+from __future__ import annotations
+
+import pytest
+
+from train.options import Options
+from train.settings import changed, read, settings, shown
+from train.towers import Shape
+
+SHAPE, OPTIONS = Shape(items=5, categories=0, brands=0), Options()
+KNOWN = settings(SHAPE, OPTIONS)
+
+
+def test_values_have_the_type_of_what_they_replace() -> None:
+    values = read(["dropout=0", "window = 50", "loss=bpr", "dropout=0.25"], KNOWN)
+    assert values == {"dropout": 0.25, "window": 50, "loss": "bpr"}
+    shape, options = changed(SHAPE, OPTIONS, values)
+    assert (shape.dropout, options.window, options.loss) == (0.25, 50, "bpr")
+    assert (shape.width, options.epochs) == (SHAPE.width, OPTIONS.epochs)
+
+
+def test_what_is_shown_is_read_as_it_was() -> None:
+    values = {"learning_rate": 0.1 + 0.2, "window": 7, "loss": "bpr"}
+    assert read(shown(values).replace("--set", "").split(), KNOWN) == values
+
+
+@pytest.mark.parametrize(
+    ("assignment", "said"),
+    [
+        ("dropout", "expected NAME=VALUE with one of .*dropout"),
+        ("drop=0.1", "expected NAME=VALUE"),
+        ("items=7", "expected NAME=VALUE"),
+        ("seed=7", "expected NAME=VALUE"),
+        ("window=ten", "'ten'; expected int"),
+        ("window=1.5", "'1.5'; expected int"),
+    ],
+)
+def test_what_cannot_be_set_is_named(assignment: str, said: str) -> None:
+    with pytest.raises(ValueError, match=f"--set {assignment}: .*{said}" if "'" not in said else said):
+        read([assignment], KNOWN)
+
+
+def test_an_impossible_value_and_an_unknown_name_are_refused() -> None:
+    with pytest.raises(ValueError, match="dropout is 2"):
+        changed(SHAPE, OPTIONS, {"dropout": 2.0})
+    with pytest.raises(ValueError, match="'items' is no setting"):
+        changed(SHAPE, OPTIONS, {"items": 3})

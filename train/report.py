@@ -1,0 +1,243 @@
+"""What is measured after training: the test through the serving path, its slices, few events, freshness.
+
+Everything ranks the whole catalogue. `test` is what would be served, the user's own items and the repeat term
+included. `test_masked` is the protocol of the papers on sequential recommendation: the dot product alone, and
+nothing of the user's history in the list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from functions.core.events import IMPRESSION
+from functions.core.features import ItemFeatures
+from functions.core.repeats import Repeats
+from functions.core.user_row import Float16
+from train.checkpoint import load, write_meta
+from train.evaluate import (
+    CUTS,
+    Candidates,
+    TowerItems,
+    candidates,
+    choose_repeats,
+    embed_items,
+    evaluate,
+    evaluate_baselines,
+    metrics,
+    torch_encoder,
+)
+from train.log import Interactions
+from train.prequential import prequential, start_of_test, summary
+from train.slices import Hits, beyond_accuracy, estimate, event_counts, slices, target_kinds
+from train.split import Split
+from train.towers import Towers
+
+REPEATS_USERS = 1_000  # validation users on whom the repeat term is chosen
+FEW = (1, 3, 5, 10)  # events that are left of a history
+FEW_USERS = 1_000
+USERS_AT_ONCE = 512
+
+Rows = NDArray[np.int64]
+Report = dict[str, object]
+
+
+@dataclass(frozen=True)
+class Served:
+    """A checkpoint as it answers: towers, embeddings of the catalogue [N, d], repeat term."""
+
+    towers: Towers
+    table: Float16
+    repeats: Repeats
+
+    def proposed(self, log: Interactions, users: list[int]) -> list[Candidates]:
+        """What is proposed to each user after the user's history in the log."""
+        return candidates(log, users, self.towers, self.table)
+
+    def lists(self, proposed: list[Candidates]) -> Rows:
+        """The first items of each list, [U, 20], best first, -1 where there are fewer."""
+        wide = self.table.astype(np.float32)
+        return np.stack([each.top(self.repeats, wide, CUTS[-1]) for each in proposed])
+
+
+@dataclass(frozen=True)
+class Exam:
+    """The users of the test, ascending, their targets and what they did before."""
+
+    train: Interactions
+    users: list[int]
+    targets: list[Rows]
+
+    @classmethod
+    def of(cls, parts: Split, most: int | None = None, seed: int = 0) -> Exam:
+        """All users of the split, or `most` of them, drawn by `seed`."""
+        users = np.array(sorted(parts.targets))
+        if most is not None:
+            users = np.sort(np.random.default_rng(seed).permutation(users)[:most])
+        return cls(parts.train, users.tolist(), [parts.targets[user] for user in users.tolist()])
+
+    def masked(self, best: Iterator[Tensor]) -> Rows:
+        """Lists [U, 20] by scores [U, N], which come USERS_AT_ONCE rows at a time, without the histories.
+
+        A user's targets stay in the race, also where they are in the history.
+        """
+        counted = self.train.kind != IMPRESSION
+        order = np.argsort(self.train.user[counted], kind="stable")
+        of_user, item = self.train.user[counted][order], self.train.item[counted][order].astype(np.int64)
+        bounds = np.searchsorted(of_user, np.add.outer(self.users, [0, 1]))
+        found = []
+        for at, scores in zip(range(0, len(self.users), USERS_AT_ONCE), best, strict=True):
+            for row, (a, b), wanted in zip(scores, bounds[at:], self.targets[at:], strict=False):
+                row[torch.from_numpy(np.setdiff1d(item[a:b], wanted))] = -torch.inf
+            top = scores.topk(min(CUTS[-1], scores.shape[1]), 1)
+            found.append(torch.where(top.values > -torch.inf, top.indices, -1).numpy())
+        return np.concatenate(found)
+
+
+def choose(out: Path, features: ItemFeatures, inner: Split, watermark_s: int, seed: int) -> Report:
+    """Validation through the serving path; the repeat term that is best there is kept in the checkpoint.
+
+    watermark_s: the time of the newest event of the whole log.
+    """
+    towers, meta = load(out)
+    served = Served(towers, embed_items(towers, features), meta.repeats)
+    test = Exam.of(inner, REPEATS_USERS, seed)
+    proposed = served.proposed(test.train, test.users)
+    kinds = tuple(np.unique(inner.train.kind).tolist())
+    repeats = replace(choose_repeats(proposed, test.targets, served.table), kinds=kinds)
+    validated = evaluate(proposed, repeats, test.targets, served.table)
+    write_meta(out, replace(meta, repeats=repeats, watermark_s=watermark_s, metrics=validated))
+    return {"validation": validated, "repeats": asdict(repeats)}
+
+
+def measure(
+    out: Path,
+    features: ItemFeatures,
+    log: Interactions,
+    parts: Split,
+    how: str,
+    freshness_events: int,
+    seed: int,
+) -> Report:
+    """All that metrics.json says of the test, of the checkpoint in `out`.
+
+    how: the split. freshness_events: how many events of the test part the prequential walk ranks at most, 0
+    for none; it needs a split by time.
+    """
+    towers, meta = load(out)
+    served = Served(towers, embed_items(towers, features), meta.repeats)
+    test = Exam.of(parts)
+    print(f"ranking {len(test.users):,} test users through the serving fold", flush=True)
+    proposed = served.proposed(test.train, test.users)
+    top = served.lists(proposed)
+    masked = how == "leave-one-out"
+    return {
+        "test": metrics(top, test.targets, len(served.table)),
+        "test_without_repeats": evaluate(proposed, Repeats(), test.targets, served.table),
+        **(_masked(served, test, proposed) if masked else {}),
+        "baselines": evaluate_baselines(parts),
+        "slices": _slices(test, top, log, seed),
+        "beyond_accuracy": beyond_accuracy(
+            top, test.users, test.train, served.table, features.category.astype(np.int64), seed
+        ),
+        "few_events": few_events(served, Exam.of(parts, FEW_USERS, seed), masked, seed),
+        **({} if masked or not freshness_events else _freshness(served, log, parts, freshness_events, seed)),
+    }
+
+
+def _masked(served: Served, test: Exam, proposed: list[Candidates]) -> Report:
+    items = len(served.table)
+    own = test.masked(_scores(served, proposed))
+    popular = test.masked(_popular(test))
+    return {
+        "test_masked": metrics(own, test.targets, items),
+        "test_masked_intervals": _estimates(own, test, 0),
+        "baselines_masked": {"popularity": metrics(popular, test.targets, items)},
+    }
+
+
+def _scores(served: Served, proposed: list[Candidates]) -> Iterator[Tensor]:
+    """Dot products with the whole catalogue, [USERS_AT_ONCE, N] at a time."""
+    wide = torch.from_numpy(served.table.astype(np.float32)).T
+    vectors = torch.from_numpy(np.stack([each.vector for each in proposed]))
+    return (part @ wide for part in torch.split(vectors, USERS_AT_ONCE))
+
+
+def _popular(test: Exam) -> Iterator[Tensor]:
+    counts = torch.from_numpy(event_counts(test.train).astype(np.float32))
+    starts = range(0, len(test.users), USERS_AT_ONCE)
+    return (counts.repeat(min(USERS_AT_ONCE, len(test.users) - at), 1) for at in starts)
+
+
+def _slices(test: Exam, top: Rows, log: Interactions, seed: int) -> Report:
+    kinds = target_kinds(log, test.users, test.targets)
+    devices = _devices(test)
+    return dict(slices(top, test.targets, test.users, test.train, kinds=kinds, devices=devices, seed=seed))
+
+
+def _devices(test: Exam) -> list[str | None] | None:
+    """The device of each user's newest event that names one; None where the log has no such column."""
+    column = getattr(test.train, "device", None)
+    if column is None:
+        return None
+    newest = {u: str(device) for u, device in zip(test.train.user.tolist(), column, strict=True) if device}
+    return [newest.get(user) for user in test.users]
+
+
+def few_events(served: Served, test: Exam, masked: bool, seed: int) -> Report:
+    """Metrics where only the last 1, 3, 5, 10 events of each history are known, and popularity's beside.
+
+    `over_popularity`: what the lists are better by, paired by user. masked: nothing of the whole history is
+    in a list, as in `test_masked`; else what would be served.
+    """
+    if masked:
+        popular = test.masked(_popular(test))
+    else:
+        best = np.argsort(-event_counts(test.train), kind="stable")[: CUTS[-1]]
+        popular = np.tile(best, (len(test.users), 1))
+    found: Report = {
+        "users": len(test.users),
+        "masked": masked,
+        "popularity": _estimates(popular, test, seed),
+    }
+    for k in FEW:
+        proposed = served.proposed(newest(test.train, k), test.users)
+        top = test.masked(_scores(served, proposed)) if masked else served.lists(proposed)
+        found[str(k)] = {
+            **_estimates(top, test, seed),
+            "over_popularity": _estimates(top, test, seed, minus=popular),
+        }
+    return found
+
+
+def newest(log: Interactions, k: int) -> Interactions:
+    """The last k events of each user, impressions left out."""
+    counted = np.flatnonzero(log.kind != IMPRESSION)
+    order = counted[np.argsort(log.user[counted], kind="stable")]
+    stops = np.cumsum(np.bincount(log.user[counted], minlength=len(log.user_ids)))
+    kept = np.sort(order[np.arange(len(order)) >= stops[log.user[order]] - k])
+    columns = {name: getattr(log, name)[kept] for name in ("user", "item", "kind", "time_s", "value")}
+    return replace(log, **columns)
+
+
+def _estimates(top: Rows, test: Exam, seed: int, minus: Rows | None = None) -> Report:
+    """hr@10, ndcg@10 and recall@20 with intervals; less those of the lists `minus`, user by user."""
+    items = len(test.train.item_ids)
+    _, values = Hits.find(top, test.targets, items).scores()
+    if minus is not None:
+        _, others = Hits.find(minus, test.targets, items).scores()
+        values = {name: each - others[name] for name, each in values.items()}
+    return {name: asdict(estimate(each, seed=seed)) for name, each in values.items()}
+
+
+def _freshness(served: Served, log: Interactions, parts: Split, most_events: int, seed: int) -> Report:
+    encoder = torch_encoder(served.towers, TowerItems(log.item_ids, served.table))
+    start_s = start_of_test(parts.train)
+    walked = prequential(log, start_s, encoder, served.table, served.repeats, most_events, seed)
+    return {"freshness": {"most_events": most_events, **summary(walked, seed)}}

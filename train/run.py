@@ -1,0 +1,224 @@
+"""The pipeline: a behaviour log and a catalogue → a checkpoint, metrics.json and a model card."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch.distributed as dist
+
+from functions.core.features import ItemFeatures, Vocabulary, item_features
+from train.card import CARD, data_facts, training_facts, write_card
+from train.fit import STOP_ON, UNFINISHED, History, fit, identity
+from train.handover import CATALOGUE, HELD_OUT, POPULARITY, write_held_out, write_popularity, write_products
+from train.log import Interactions, Log, read_log
+from train.mapping import load_mapping
+from train.options import Options
+from train.prequential import start_of_test
+from train.report import Report, choose, measure
+from train.rules import facts, options_for, shape_for
+from train.search import Search, start_anew
+from train.sequences import is_sequences, write_log
+from train.settings import changed, read, settings
+from train.split import Split, split
+from train.towers import Shape
+
+METRICS = "metrics.json"
+VALIDATION_USERS = 10_000  # who decide which epoch is kept
+TEST_USERS = {"time": 20_000, "leave-one-out": 50_000}  # the latter have one target each
+MAX_NAMES = 20_000  # categories, and brands, that get a row of their own; the rarest beyond are unknown
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What `python -m train` was asked for."""
+
+    events: str
+    out: Path
+    items: str | None = None
+    map: str | None = None
+    split: str | None = None  # None: by time, or leave-one-out where the log has no times
+    seed: int = Options.seed
+    assignments: Sequence[str] = ()  # `name=value`, instead of what the rules say
+    search: int = 0  # trainings
+    resume: bool = False
+    card: bool = True
+    freshness_events: int = 0
+
+
+@dataclass(frozen=True)
+class Task:
+    """What there is to learn, and what it will be tested on."""
+
+    log: Interactions
+    products: list[dict[str, object]]
+    features: ItemFeatures
+    vocabulary: Vocabulary
+    parts: Split  # what may be learnt from, and the test
+    inner: Split  # what is learnt from, and the validation
+
+    @classmethod
+    def of(cls, log: Log, how: str, seed: int) -> Task:
+        """The validation is split from what may be learnt from as the test is from the log."""
+        interactions, products = log.to_arrays(), log.items.to_pylist()
+        vocabulary = Vocabulary(_names(products, "category"), _names(products, "brand"))
+        features = item_features(_padded(products, len(interactions.item_ids)), vocabulary)
+        parts = split(interactions, how, TEST_USERS[how], seed)
+        inner = split(parts.train, how, VALIDATION_USERS, seed)
+        return cls(interactions, products, features, vocabulary, parts, inner)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """How the checkpoint came about."""
+
+    shape: Shape
+    options: Options
+    history: History
+    seconds: float
+    search: Report = field(default_factory=dict)
+
+
+def run(asked: Asked, first: bool) -> Report:
+    """Train with all processes of the group; the first one evaluates and writes, the others return nothing.
+
+    Until everything is written the folder is no checkpoint that export accepts. Raises VitrineError,
+    ValueError and OSError on what cannot be used, Diverged and Stopped as `train.fit`.
+    """
+    started = time.monotonic()
+    asked.out.mkdir(parents=True, exist_ok=True)
+    log, how = _read(asked)
+    if first:
+        print(log.summary(), flush=True)
+    task = Task.of(log, how, asked.seed)
+    shape, options = _settings(task, asked)
+    if first:
+        _open(asked.out)
+        print(
+            f"training on {len(task.inner.train.user):,} events, at most {options.epochs} epochs", flush=True
+        )
+    trained = _searched(task, asked, shape, options) if asked.search else _fitted(task, asked, shape, options)
+    if not first:
+        return {}
+    report = _report(task, asked, how, trained) | {"dropped": log.dropped}
+    report["seconds"] = round(time.monotonic() - started, 1)
+    (asked.out / METRICS).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    if asked.card:
+        write_card(asked.out, report)
+    _close(task, asked.out, asked.seed)
+    return report
+
+
+def _read(asked: Asked) -> tuple[Log, str]:
+    """The log, and how it is split: a file of sequences has no times to split by."""
+    mapping = load_mapping(asked.map) if asked.map else None
+    if not is_sequences(asked.events):
+        return read_log(asked.events, asked.items, mapping), asked.split or "time"
+    if asked.split == "time":
+        raise ValueError(f"--split time: {asked.events} has no times; expected --split leave-one-out")
+    with tempfile.TemporaryDirectory() as folder:
+        events = write_log(Path(asked.events), Path(folder, "events.parquet"))
+        return read_log(events, asked.items, mapping), "leave-one-out"
+
+
+def _settings(task: Task, asked: Asked) -> tuple[Shape, Options]:
+    """What the rules say of such a log, and what was asked for instead."""
+    known = facts(task.inner.train)
+    sizes = len(task.vocabulary.categories), len(task.vocabulary.brands)
+    shape = shape_for(known, *sizes, bool(task.products))
+    options = options_for(known, Options(seed=asked.seed))
+    return changed(shape, options, read(asked.assignments, settings(shape, options)))
+
+
+def _fitted(task: Task, asked: Asked, shape: Shape, options: Options) -> Trained:
+    started = time.monotonic()
+    history = _fit(task)(shape, options, asked.out, asked.resume)
+    return Trained(shape, options, history, time.monotonic() - started)
+
+
+def _searched(task: Task, asked: Asked, shape: Shape, options: Options) -> Trained:
+    if dist.is_initialized():
+        raise ValueError(f"--search in {dist.get_world_size()} processes; expected one")
+    log, given = task.inner.train, read(asked.assignments, settings(shape, options))
+    search = Search(_fit(task), shape, options, asked.out, identity(log, shape, options), given)
+    if asked.resume:
+        search.resume()
+    else:
+        start_anew(asked.out)
+    found = search.run(asked.search)
+    return Trained(
+        found.shape, found.options, found.history, found.trial.seconds, {"search": search.summary()}
+    )
+
+
+def _fit(task: Task) -> Callable[..., History]:
+    """Training on the task, into a folder."""
+
+    def fitted(
+        shape: Shape,
+        options: Options,
+        out: Path,
+        resume: bool,
+        watch: Callable[[History], None] | None = None,
+    ) -> History:
+        return fit(
+            task.inner,
+            task.features,
+            task.vocabulary,
+            shape,
+            options,
+            out,
+            resume,
+            watch=watch,
+            keep_state=True,
+        )
+
+    return fitted
+
+
+def _report(task: Task, asked: Asked, how: str, trained: Trained) -> Report:
+    """What metrics.json says, but for the rows that were dropped and the seconds."""
+    out, history = asked.out, trained.history
+    start_s = start_of_test(task.parts.train) if how == "time" else None
+    chosen = choose(out, task.features, task.inner, int(task.log.time_s.max()), asked.seed)
+    measured = measure(out, task.features, task.log, task.parts, how, asked.freshness_events, asked.seed)
+    return {
+        **measured,
+        **chosen,
+        "split": how,
+        "data": data_facts(task.log, start_s),
+        "training": training_facts(
+            trained.shape, trained.options, len(history.epochs), history.best, trained.seconds
+        ),
+        "epochs": [(epoch.loss, epoch.metrics[STOP_ON]) for epoch in history.epochs],
+        **trained.search,
+    }
+
+
+def _open(out: Path) -> None:
+    """Take away what an earlier run left that says that the folder is whole."""
+    for name in (CATALOGUE, POPULARITY, HELD_OUT, METRICS, CARD):
+        (out / name).unlink(missing_ok=True)
+
+
+def _close(task: Task, out: Path, seed: int) -> None:
+    """Write what export needs besides the weights, and forget what an interrupted run would go on from."""
+    write_products(out, task.products, task.log.item_ids)
+    write_popularity(out, task.log)
+    write_held_out(out, task.parts, seed)
+    (out / UNFINISHED).unlink(missing_ok=True)
+
+
+def _padded(products: list[dict[str, object]], items: int) -> list[Mapping[str, object]]:
+    """The catalogue and an empty product for every item that only the log knows."""
+    return [*products, *({} for _ in range(items - len(products)))]
+
+
+def _names(catalogue: list[dict[str, object]], field: str) -> tuple[str, ...]:
+    counts = Counter(str(product[field]) for product in catalogue if product.get(field))
+    return tuple(name for name, _ in counts.most_common(MAX_NAMES))

@@ -13,8 +13,8 @@ class Options:
 
     epochs: int = 24
     patience: int = 6  # epochs without a better validation
-    batch: int = 48  # windows of full length, or as many events of shorter ones
-    window: int = 200  # events
+    batch: int = 24  # windows of full length, or as many events of shorter ones
+    window: int = 400  # events
     loss: str = "softmax"
     learning_rate: float = 2e-3
     item_rate: float = 30.0  # times the learning rate, for the items' tables: a row is seldom met

@@ -40,10 +40,10 @@ def facts(log: Interactions) -> Facts:
 def shape_for(known: Facts, categories: int = 0, brands: int = 0, content: bool = False) -> Shape:
     """The model for such a log.
 
-    Dropout grows as histories shorten: a fifth at a hundred events each, a half below five. Ids are
+    Dropout grows as histories shorten: a quarter at a hundred events each, four tenths at ten. Ids are
     dropped only where content can stand in for them.
     """
-    sparse = 0.2 + 0.07 * math.log2(100 / max(known.length, 1.0))
+    sparse = 0.25 + 0.045 * math.log2(100 / max(known.length, 1.0))
     return Shape(
         items=known.items,
         categories=categories,

@@ -97,7 +97,7 @@ RANGES: dict[str, Times | Between | OneOf] = {
     "dim": OneOf((32, 64, 128)),
     "width": OneOf((64, 128)),
     "blocks": OneOf((1, 2)),
-    "window": OneOf((50, 100, 200)),
+    "window": OneOf((100, 200, 400)),
     "epochs": Times(1 / 2, 2),
 }
 

@@ -145,6 +145,19 @@ def test_text_padding_does_not_count() -> None:
     assert not torch.allclose(one, empty)
 
 
+def test_missing_content_adds_nothing_and_stays_nothing() -> None:
+    item = towers().item
+    rows, none = torch.arange(1, 51), torch.zeros(50, dtype=torch.int64)
+    text = torch.zeros(50, 32, dtype=torch.int64)
+    optimiser = torch.optim.AdamW(item.parameters(), lr=0.1)
+    for _ in range(3):
+        optimiser.zero_grad()
+        (item(rows, none, none, none, text) - 1.0).pow(2).sum().backward()
+        optimiser.step()
+    assert torch.equal(item(rows, none, none, none, text), item.ids(rows))
+    assert not torch.equal(item(rows, none + 1, none, none, text), item.ids(rows))
+
+
 def test_ids_are_dropped_only_in_training() -> None:
     item = towers(Shape(items=50, categories=4, brands=3, id_dropout=0.5)).item
     rows, text = torch.arange(1, 51), torch.zeros(50, 32, dtype=torch.int64)

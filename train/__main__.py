@@ -18,14 +18,16 @@ from functions.core.errors import VitrineError
 from functions.core.features import ItemFeatures, Vocabulary, item_features
 from functions.core.repeats import Repeats
 from train.checkpoint import load, write_meta
+from train.context import has_context, request_vectors
 from train.evaluate import Candidates, candidates, choose_repeats, embed_items, evaluate, evaluate_baselines
 from train.fit import fit, process_group
-from train.handover import write_held_out, write_popularity, write_products
-from train.log import Log, read_log
+from train.handover import write_held_out, write_popularity, write_products, write_vectors
+from train.log import Interactions, Log, read_log
 from train.mapping import load_mapping
 from train.options import LOSSES, Options
 from train.rules import facts, options_for, shape_for
 from train.split import SPLITS, Split, split
+from train.vectors import padded
 
 VALIDATION_USERS = 1_000
 MAX_NAMES = 20_000  # categories, and brands, that get a row of their own; the rarest beyond are unknown
@@ -75,12 +77,25 @@ def _run(log: Log, options: argparse.Namespace, first: bool) -> dict[str, object
     """Train with all processes of the group; evaluate and write with the first, the others return nothing."""
     interactions = log.to_arrays()
     products = log.items.to_pylist()
-    vocabulary = Vocabulary(_names(products, "category"), _names(products, "brand"))
-    features = item_features(_padded(products, len(interactions.item_ids)), vocabulary)
+    items = len(interactions.item_ids)
+    vocabulary = Vocabulary(
+        _names(products, "category"),
+        _names(products, "brand"),
+        tuple((name, values.shape[1]) for name, values in log.vectors.items()),
+        tuple(interactions.devices),
+        tuple(interactions.slots),
+    )
+    features = item_features(_padded(products, items), vocabulary, padded(log.vectors, items))
     parts = split(interactions, options.split, seed=options.seed)
     inner = split(parts.train, options.split, VALIDATION_USERS, options.seed)
     known = facts(inner.train)
     shape = shape_for(known, len(vocabulary.categories), len(vocabulary.brands), bool(products))
+    shape = replace(
+        shape,
+        vectors=vocabulary.vector_width,
+        devices=len(vocabulary.devices),
+        slots=len(vocabulary.slots),
+    )
     chosen = options_for(known, Options(seed=options.seed, loss=options.loss), options.epochs)
     if first:
         print(f"training on {len(inner.train.user):,} events, at most {chosen.epochs} epochs", flush=True)
@@ -88,10 +103,11 @@ def _run(log: Log, options: argparse.Namespace, first: bool) -> dict[str, object
     if not first:
         return {}
     write_products(options.out, products, interactions.item_ids)
+    write_vectors(options.out, features)
     write_popularity(options.out, interactions)
     write_held_out(options.out, parts, options.seed)
     return {
-        **_scores(options.out, features, parts, inner, int(interactions.time_s.max())),
+        **_scores(options.out, features, parts, inner, interactions),
         "data": {
             "users": len(interactions.user_ids),
             "items": len(interactions.item_ids),
@@ -102,12 +118,13 @@ def _run(log: Log, options: argparse.Namespace, first: bool) -> dict[str, object
 
 
 def _scores(
-    out: Path, features: ItemFeatures, parts: Split, inner: Split, watermark_s: int
+    out: Path, features: ItemFeatures, parts: Split, inner: Split, log: Interactions
 ) -> dict[str, object]:
     """Validation, test and baselines; the repeat term is chosen on validation and kept in the checkpoint."""
     print(f"ranking {len(parts.targets):,} test users through the serving fold", flush=True)
     towers, meta = load(out)
     table = embed_items(towers, features)
+    watermark_s = int(log.time_s.max())
 
     def proposed(of: Split) -> tuple[list[Candidates], list[NDArray[np.int64]]]:
         users = sorted(of.targets)
@@ -119,8 +136,15 @@ def _scores(
     validated = evaluate(validation, repeats, wanted, table)
     write_meta(out, replace(meta, repeats=repeats, watermark_s=watermark_s, metrics=validated))
     test, wanted = proposed(parts)
+    in_context = {}
+    if has_context(inner.train):
+        users = sorted(parts.targets)
+        context = request_vectors(towers.context, log, parts.train, users)
+        there = candidates(parts.train, users, towers, table, context)
+        in_context = {"test_in_context": evaluate(there, repeats, wanted, table)}
     return {
         "test": evaluate(test, repeats, wanted, table),
+        **in_context,
         "test_without_repeats": evaluate(test, Repeats(), wanted, table),
         "validation": validated,
         "baselines": evaluate_baselines(parts),

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from functions.core.features import ItemFeatures, Vocabulary
 from train.checkpoint import Meta, save
-from train.dataset import Batch, held_out, windows
+from train.dataset import DISMISS, Batch, held_out, windows
 from train.evaluate import CUTS, metrics
 from train.log import Interactions
 from train.options import Options
@@ -233,7 +233,7 @@ def _first() -> bool:
 def _serve_unseen_kinds_as_other(towers: Towers, log: Interactions) -> None:
     """Give event types that the log lacks the embedding of kind 0, which dropping types has trained."""
     table = towers.user.kinds.weight
-    unseen = np.setdiff1d(np.arange(len(table)), log.kind)
+    unseen = np.setdiff1d(np.arange(len(table)), [*np.unique(log.kind), DISMISS])  # which training adds
     table[torch.from_numpy(unseen)] = table[0].clone()
 
 
@@ -268,8 +268,7 @@ def _bar(run: Run) -> Any:
 
 
 def _meta(log: Interactions, vocabulary: Vocabulary, epoch: Epoch) -> Meta:
-    names = {"categories": list(vocabulary.categories), "brands": list(vocabulary.brands)}
-    return Meta(tuple(map(str, log.item_ids)), names, int(log.time_s.max()), epoch.metrics)
+    return Meta(tuple(map(str, log.item_ids)), vocabulary.names(), int(log.time_s.max()), epoch.metrics)
 
 
 def _keep_freed_memory() -> None:
@@ -289,6 +288,11 @@ def _check(log: Interactions, features: ItemFeatures, shape: Shape) -> None:
         raise ValueError(
             f"{len(log.item_ids)} item ids, features of {len(features.category)} items; "
             f"expected shape.items = {shape.items} of both"
+        )
+    if features.vectors.shape[1] != shape.vectors:
+        raise ValueError(
+            f"features with vectors of {features.vectors.shape[1]} numbers; "
+            f"expected shape.vectors = {shape.vectors}"
         )
     if len(log.item) and not 0 <= int(log.item.min()) <= int(log.item.max()) < shape.items:
         raise ValueError(f"item rows {log.item.min()}..{log.item.max()}; expected 0..{shape.items - 1}")

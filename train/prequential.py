@@ -32,13 +32,13 @@ from tqdm import tqdm
 
 from functions.core.errors import VitrineError
 from functions.core.events import IMPRESSION, KINDS
-from functions.core.features import Vocabulary, item_features
+from functions.core.features import Vocabulary
 from functions.core.fold import Encoder, fold
 from functions.core.repeats import Repeats
 from functions.core.user_row import Float16, UserRow
 from train.checkpoint import load
 from train.evaluate import TowerItems, _event, embed_items, torch_encoder, user_rows
-from train.handover import CATALOGUE, popularity
+from train.handover import CATALOGUE, popularity, read_features
 from train.log import Interactions, read_log
 from train.mapping import load_mapping
 from train.plots import freshness
@@ -363,9 +363,9 @@ def evaluate_checkpoint(
 ) -> dict[str, object]:
     """`summary` of a checkpoint on the latest part of the log, as `--split time` left it out of training."""
     towers, meta = load(folder)
-    names = (tuple(meta.vocabulary[field]) for field in ("categories", "brands"))
     lines = (folder / CATALOGUE).read_text(encoding="utf-8").splitlines()
-    table = embed_items(towers, item_features([json.loads(line) for line in lines], Vocabulary(*names)))
+    products = [json.loads(line) for line in lines]
+    table = embed_items(towers, read_features(folder, products, Vocabulary.read(meta.vocabulary)))
     log = onto(log, meta.item_ids)
     start_s = start_of_test(split(log, "time").train)
     encoder = torch_encoder(towers, TowerItems(list(meta.item_ids), table))

@@ -71,5 +71,6 @@ def _targets(user: NDArray[np.int32], item: NDArray[np.int32], users: NDArray[np
 
 
 def _take(log: Interactions, rows: NDArray[np.bool_]) -> Interactions:
-    columns = {name: getattr(log, name)[rows] for name in ("user", "item", "kind", "time_s", "value")}
-    return replace(log, **columns)
+    names = ("user", "item", "kind", "time_s", "value", "device", "slot")
+    columns = {name: getattr(log, name) for name in names}
+    return replace(log, **{name: column[rows] for name, column in columns.items() if column is not None})

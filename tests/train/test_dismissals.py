@@ -1,0 +1,182 @@
+"""`dismiss` pushes away, after training on worlds with and without it; what else a dismissal must not do."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from functions.core.features import ItemFeatures, Vocabulary
+from train import towers as towers_module
+from train.checkpoint import load
+from train.dataset import DISMISS, Batch
+from train.dismissals import AWAY, ENOUGH, missing_share, pushed, signed, with_random
+from train.fit import fit
+from train.log import Interactions
+from train.options import Options
+from train.split import split
+from train.towers import Shape, Towers
+
+ITEMS, VIEW, PURCHASE = 60, 1, 4
+SHAPE = Shape(ITEMS, 0, 0, dim=32, width=32, dropout=0.1, id_dropout=0.0)
+QUICK = Options(epochs=8, batch=16, window=24, learning_rate=1e-2)
+
+
+def world(dismissals: float, users: int = 120, length: int = 24) -> Interactions:
+    """Users walk round one of six circles of ten items; what they dismiss is of another circle.
+
+    After a view the next is one further, after a purchase it is five further.
+    """
+    rng = np.random.default_rng(7)
+    kind = rng.choice([VIEW, PURCHASE], (users, length), p=[0.7, 0.3])
+    place = rng.integers(0, 10, (users, 1)) + np.cumsum(np.where(kind == VIEW, 1, 5), 1)
+    item = np.arange(users)[:, None] % 6 * 10 + np.c_[np.zeros((users, 1), int), place[:, :-1]] % 10
+    away = rng.random((users, length)) < dismissals
+    item = np.where(away, (item + 10 * rng.integers(1, 6, item.shape)) % ITEMS, item)
+    time_s, user = np.divmod(np.arange(users * length), users)
+    return Interactions(
+        user.astype(np.int32),
+        item.T.ravel().astype(np.int32),
+        np.where(away, DISMISS, kind).T.ravel().astype(np.int8),
+        time_s * 3600,
+        np.full(users * length, np.nan, np.float32),
+        [f"u{u}" for u in range(users)],
+        [f"i{i}" for i in range(ITEMS)],
+    )
+
+
+def features() -> ItemFeatures:
+    none = np.zeros(ITEMS, np.int64)
+    return ItemFeatures(none, none, none, np.zeros((ITEMS, 32), np.int64))
+
+
+@pytest.fixture(scope="module", params=[0.0, 0.08], ids=["never dismissed", "dismissed"])
+def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    log, out = world(request.param), tmp_path_factory.mktemp("checkpoint")
+    fit(split(log, "leave-one-out"), features(), Vocabulary(), SHAPE, QUICK, out)
+    return Trained(load(out)[0], log)
+
+
+class Trained:
+    """A model, its items, and forty users' states as their last event but one left them."""
+
+    def __init__(self, towers: Towers, log: Interactions) -> None:
+        self.towers = towers
+        none = torch.zeros(ITEMS, dtype=torch.int64)
+        with torch.inference_mode():
+            text = torch.zeros(ITEMS, 32, dtype=torch.int64)
+            self.items = towers.item(torch.arange(1, ITEMS + 1), none, none, none, text).half()
+        users = 40
+        history = [np.flatnonzero(log.user == u)[:-1] for u in range(users)]
+        self.state = torch.zeros(users, SHAPE.state_width).half()
+        for rows in zip(*history, strict=True):
+            item, kind = torch.from_numpy(log.item[list(rows)]).long(), torch.from_numpy(log.kind[list(rows)])
+            self.state, self.vector = self.step(self.state, item, kind.long())
+
+    @torch.inference_mode()
+    def step(self, state: Tensor, item: Tensor, kind: Tensor) -> tuple[Tensor, Tensor]:
+        hour, none = torch.full_like(item, 13), torch.zeros_like(item)
+        return self.towers.user.step(state, self.items[item], kind, hour, none)
+
+    def scores(self, vector: Tensor) -> Tensor:
+        """Every item's score against the mean of the others, [..., N]."""
+        found = vector.float() @ self.items.float().T
+        return found - (found.sum(-1, keepdim=True) - found) / (ITEMS - 1)
+
+    def after_each(self, kind: int) -> tuple[Tensor, Tensor]:
+        """States [U, N, S] and scores [U, N, N] after an event of this kind with each of the items."""
+        item = torch.arange(ITEMS).repeat(len(self.state))
+        state = self.state.repeat_interleave(ITEMS, 0)
+        state, vector = self.step(state, item, torch.full_like(item, kind))
+        shape = (len(self.state), ITEMS, -1)
+        return state.view(*shape), self.scores(vector).view(*shape)
+
+    def fell(self, kind: int) -> Tensor:
+        """By how much an item's score fell when an event of this kind came with it, [U, N]."""
+        return self.scores(self.vector) - self.after_each(kind)[1].diagonal(dim1=1, dim2=2)
+
+
+def test_a_dismissed_item_falls(trained: Trained) -> None:
+    fell = trained.fell(DISMISS)
+    assert float((fell > 0).float().mean()) >= 0.95
+    assert float(fell.mean()) > AWAY / 2
+
+
+def test_what_is_like_it_falls_too_but_less(trained: Trained) -> None:
+    _, scores = trained.after_each(DISMISS)
+    fell = trained.scores(trained.vector)[:, None] - scores  # [U, dismissed, N]
+    circle = torch.arange(ITEMS) // 10
+    alike = (circle[:, None] == circle[None]) & ~torch.eye(ITEMS, dtype=torch.bool)
+    own = float(fell.diagonal(dim1=1, dim2=2).mean())
+    assert own > float(fell[:, alike].mean()) > float(fell[:, circle[:, None] != circle[None]].mean())
+
+
+def test_a_dismissal_served_as_any_other_event_would_be_found(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The planted bug: nothing is pushed."""
+    monkeypatch.setattr(towers_module, "pushed", lambda vector, *_: vector)
+    assert float((trained.fell(DISMISS) > 0).float().mean()) < 0.95
+
+
+def test_a_purchase_is_not_a_view(trained: Trained) -> None:
+    """And says something else: five further instead of one."""
+    (viewed, view), (bought, purchase) = (trained.after_each(kind) for kind in (VIEW, PURCHASE))
+    assert float((viewed != bought).any(-1).float().mean()) == 1.0
+    here = torch.arange(ITEMS)
+    one, five = (here // 10 * 10 + (here + further) % 10 for further in (1, 5))
+    assert float((view[:, here, one] > view[:, here, five]).float().mean()) > 0.8
+    assert float((purchase[:, here, five] > purchase[:, here, one]).float().mean()) > 0.8
+
+
+def test_a_push_is_exact_and_for_dismissals_alone() -> None:
+    g = torch.Generator().manual_seed(0)
+    vector, item, centre = (torch.randn(n, 8, generator=g) for n in (5, 5, 1))
+    kind = torch.tensor([0, 1, DISMISS, 4, DISMISS])
+    moved = pushed(vector, item, kind, centre[0])
+    own = (moved - vector) * (item - centre)
+    expected = torch.where(kind == DISMISS, -AWAY, 0.0)
+    torch.testing.assert_close(own.sum(1), expected, atol=1e-4, rtol=1e-4)
+    turned = torch.where((kind == DISMISS)[:, None], -item, item)
+    assert torch.equal(signed(item, kind), turned)
+
+
+def test_an_item_without_an_embedding_of_its_own_is_no_overflow() -> None:
+    item = torch.full((1, 8), 1e-4)
+    moved = pushed(torch.zeros(1, 8), item, torch.tensor([DISMISS]), torch.zeros(8))
+    assert float(moved.half().abs().max()) < 1
+
+
+def test_dismissals_are_added_where_a_log_has_too_few() -> None:
+    assert missing_share(world(0.0)) == ENOUGH
+    assert missing_share(world(0.08)) == 0.0
+    none = dataclasses.replace(world(0.0), **{n: np.zeros(0, np.int8) for n in ("user", "kind")})
+    assert missing_share(none) == 0.0
+
+
+def test_an_added_dismissal_leaves_what_is_to_be_learnt() -> None:
+    rows, length = 400, 12
+    real = torch.arange(rows) % length + 1
+    place = torch.arange(length)[None].expand(rows, -1)
+    item = torch.where(place < real[:, None], place + 100, 0)
+    target = torch.where(place < real[:, None], place + 101, -1)
+    batch = Batch(item, torch.ones_like(item), place + 1, place % 3, target, place + 50)
+    torch.manual_seed(0)
+    made = with_random(batch, 0.05, 7)
+    added = (made.kind == DISMISS) & (made.target >= 0)
+    assert 80 < int(added.sum()) < 160  # 0.05 of 2,600 events
+    assert int((made.kind == DISMISS).sum()) == int(added.sum()) == int(added.any(1).sum())
+    assert bool((made.item[added] < 7).all()) and bool((made.value[added] == 0).all())
+    before = added.roll(-1, 1)
+    before[:, -1] = False
+    after = added.roll(1, 1)
+    after[:, 0] = False
+    assert torch.equal(made.target[added][added.nonzero()[:, 1] > 0], made.target[before])
+    kept = (made.target >= 0) & ~added
+    assert torch.equal(made.target[kept], made.item[kept] + 1)  # a real event is followed by what followed it
+    assert torch.equal(made.context[kept], made.item[kept] - 50)
+    assert int(after.sum()) > 50
+    assert torch.equal(with_random(batch, 0.0, 7).item, item)

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from functions.core.features import ItemFeatures, Vocabulary
 from train.checkpoint import Meta, save
-from train.dataset import DISMISS, Batch, held_out, windows
+from train.dataset import Batch, held_out, windows
 from train.evaluate import CUTS, metrics
 from train.log import Interactions
 from train.options import Options
@@ -233,7 +233,7 @@ def _first() -> bool:
 def _serve_unseen_kinds_as_other(towers: Towers, log: Interactions) -> None:
     """Give event types that the log lacks the embedding of kind 0, which dropping types has trained."""
     table = towers.user.kinds.weight
-    unseen = np.setdiff1d(np.arange(len(table)), [*np.unique(log.kind), DISMISS])  # which training adds
+    unseen = np.setdiff1d(np.arange(len(table)), log.kind)
     table[torch.from_numpy(unseen)] = table[0].clone()
 
 

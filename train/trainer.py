@@ -16,7 +16,6 @@ from torch.nn.parallel import DistributedDataParallel
 from functions.core.features import ItemFeatures
 from train.context import has_context
 from train.dataset import Batch, HeldOut
-from train.dismissals import missing_share, with_random
 from train.log import Interactions
 from train.loss import (
     bpr,
@@ -48,7 +47,6 @@ class Objective(nn.Module):
         super().__init__()
         self.options = options
         self.towers = Towers(shape)
-        self.dismissals = missing_share(log)
         self.in_context = has_context(log)
         self.towers.context.requires_grad_(self.in_context)
         counts = torch.bincount(torch.from_numpy(log.item.astype(np.int64)), minlength=shape.items)
@@ -71,8 +69,6 @@ class Objective(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """Mean loss of the batch's targets."""
-        if self.training:
-            batch = with_random(batch, self.dismissals, self.towers.shape.items)
         known = batch.target >= 0
         target = batch.target[known]
         items = self.towers.shape.items

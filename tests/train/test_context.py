@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from functions.core.context import NAMES_AT, Context, table_rows
-from functions.core.features import Vocabulary
 from tests.train.test_fit import ITEMS, QUICK, SHAPE, circle, features
-from train.checkpoint import load
 from train.context import ContextTable, event_codes, has_context, next_event, request_vectors
 from train.dataset import windows
 from train.evaluate import candidates, embed_items
-from train.fit import fit
 from train.log import Interactions
 from train.split import split
 from train.trainer import Trainer
@@ -95,12 +91,14 @@ def by_device() -> Interactions:
     return dataclasses.replace(log, item=item, device=device, devices=DEVICES)
 
 
-def test_a_world_that_only_the_device_explains_is_explained_by_it(tmp_path: Path) -> None:
+def test_a_world_that_only_the_device_explains_is_explained_by_it() -> None:
     log, shape = by_device(), dataclasses.replace(SHAPE, devices=2)
     parts = split(log, "leave-one-out")
-    fit(parts, features(), Vocabulary(devices=DEVICES), shape, dataclasses.replace(QUICK, epochs=6), tmp_path)
-    towers, meta = load(tmp_path)
-    assert meta.vocabulary["devices"] == list(DEVICES)
+    trainer, made = Trainer(parts.train, features(), shape, QUICK, 80), windows(parts.train, QUICK.window)
+    batch = made.batch(torch.arange(len(made.length))).to(trainer.device)
+    for _ in range(80):
+        trainer.step(batch, "here")
+    towers = trainer.towers.cpu().eval()
     assert not towers.context.table[0].any()
     table, users = embed_items(towers, features()), sorted(parts.targets)
     context = request_vectors(towers.context, log, parts.train, users)

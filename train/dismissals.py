@@ -11,10 +11,8 @@ from torch import Tensor
 from functions.core.events import KINDS
 
 DISMISS = KINDS["dismiss"]
-AWAY = (
-    8.0  # units of score that the item falls by against the mean: its odds under a softmax, 3,000 times less
-)
-SHORTEST = 0.25  # squared distance from the mean below which it falls by less: the vector has to fit float16
+AWAY = 8.0  # units of score below the mean of all items: e^-8 of its odds under a softmax
+SHORTEST = 0.25  # squared distance from the mean, below which it falls by less: vectors have to fit float16
 
 
 def signed(item: Tensor, kind: Tensor) -> Tensor:
@@ -25,12 +23,14 @@ def signed(item: Tensor, kind: Tensor) -> Tensor:
 def pushed(vector: Tensor, item: Tensor, kind: Tensor, centre: Tensor) -> Tensor:
     """Vectors [..., d] after events; away from item [..., d] where it was dismissed.
 
-    centre [d]: the mean of all items; what an item shares with all others is no reason to dislike it. Against
-    that mean the item's own score falls by AWAY, that of another by AWAY times what it has in common.
+    centre [d]: the mean of all items; what an item shares with all others is no reason to dislike it.
+    Whatever the tower says, the item's score is then AWAY below the mean's, or lower; another falls by what
+    it has in common with it.
     """
     own = item - centre
     square = own.pow(2).sum(-1, keepdim=True).clamp(min=SHORTEST)
-    return vector - (AWAY * _dismissed(kind, item) / square) * own
+    above = (vector * own).sum(-1, keepdim=True).clamp(min=0.0)
+    return vector - ((AWAY + above) * _dismissed(kind, item) / square) * own
 
 
 def _dismissed(kind: Tensor, like: Tensor) -> Tensor:

@@ -29,6 +29,7 @@ from train.evaluate import TowerItems, embed_items, torch_encoder, user_rows
 from train.fit import fit
 from train.log import Interactions, read_log
 from train.options import Options
+from train.report import newest
 from train.rules import facts, options_for, shape_for
 from train.sequences import write_log
 from train.split import Split, Targets, split
@@ -136,7 +137,7 @@ def _all_ranks(towers: Towers, table: Float16, parts: Split) -> dict[str, NDArra
         "rebuilt from the ring": rank_by_dot_product(_stacked(rebuilt), coded, task.target, task.history),
     }
     for k in LAST:
-        short = user_rows(_last(task.log, k), task.users, encoder)
+        short = user_rows(newest(task.log, k), task.users, encoder)
         found[f"last {k} events"] = rank_by_dot_product(_stacked(short), coded, task.target, task.history)
     return found
 
@@ -163,15 +164,6 @@ def parallel_vectors(
         after = towers.user(F.embedding(batch.item, table), batch.kind, batch.gap, batch.value)
         vectors[part] = after[torch.arange(len(part)), length[part] - 1]
     return vectors.numpy()
-
-
-def _last(log: Interactions, k: int) -> Interactions:
-    """The newest k events of each user."""
-    order = np.argsort(log.user, kind="stable")
-    stops = np.cumsum(np.bincount(log.user, minlength=len(log.user_ids)))
-    newest = np.sort(order[np.arange(len(order)) >= stops[log.user[order]] - k])
-    columns = {name: getattr(log, name)[newest] for name in ("user", "item", "kind", "time_s", "value")}
-    return replace(log, **columns)
 
 
 def _stacked(rows: list[UserRow]) -> Float16:

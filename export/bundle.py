@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -19,6 +20,7 @@ from export.score import quantize, write_score_graph
 from export.towers import check_model, export_item_tower, export_user_tower
 from functions.core.bundle import Manifest, describe, state_space, write_manifest
 from functions.core.catalogue import write_catalogue
+from functions.core.context import TABLE
 from functions.core.features import GAP_BUCKETS, VALUE_BUCKETS, ItemFeatures
 from functions.core.runtime import OnnxStep
 from functions.core.served import golden
@@ -66,6 +68,7 @@ def write_files(source: Source, slots: Mapping[str, Slot], out: Path) -> None:
     codes.tofile(out / "codes.u8")
     scales.astype("<f4").tofile(out / "scales.f32")
     write_score_graph(out / "score.onnx", showable, source.towers.shape.dim)
+    source.towers.context.table.detach().numpy().astype("<f2").tofile(out / TABLE)
     write_catalogue(out / "catalogue.sqlite", source.products.shown)
     _write_json(out / "fallback.json", fallback(source))
     (out / "slots.json").write_text(dump_slots(slots), encoding="utf-8")
@@ -118,8 +121,8 @@ def embed(model: Path, features: ItemFeatures) -> Float16:
     return np.concatenate(parts)
 
 
-def _inputs(features: ItemFeatures, rows: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
-    content = {name: getattr(features, name)[rows] for name in ("category", "brand", "price", "text")}
+def _inputs(features: ItemFeatures, rows: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+    content = {name: column[rows] for name, column in features.columns().items()}
     return {"item_id": rows + 1, **content}
 
 

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from functions.core.catalogue import Product
-from functions.core.features import ItemFeatures, Vocabulary, item_features
+from functions.core.features import ItemFeatures, Vocabulary
 from train.checkpoint import BadCheckpoint, Meta
-from train.handover import CATALOGUE, HELD_OUT, POPULARITY
+from train.handover import CATALOGUE, HELD_OUT, POPULARITY, read_features
 from train.log import Interactions
 
 
@@ -57,10 +57,8 @@ def read_products(folder: Path, meta: Meta) -> Products:
         raise BadCheckpoint(
             f"{folder / CATALOGUE}, line {late + 1}: no title; expected titled products first"
         )
-    vocabulary = Vocabulary(
-        tuple(meta.vocabulary.get("categories", ())), tuple(meta.vocabulary.get("brands", ()))
-    )
-    return Products([_product(line) for line in lines], item_features(lines, vocabulary), showable)
+    features = read_features(folder, lines, Vocabulary.read(meta.vocabulary))
+    return Products([_product(line) for line in lines], features, showable)
 
 
 def read_popularity(folder: Path, items: int) -> NDArray[np.float32]:

@@ -49,9 +49,14 @@ def export_user_tower(towers: Towers, path: Path) -> None:
 
 
 def export_item_tower(towers: Towers, path: Path) -> None:
-    """Write item_id, category, brand, price [B], text [B, 32] int64 → item_embedding [B, d] float32."""
+    """Write item_id, category, brand, price [B], text [B, 32] int64 → item_embedding [B, d] float32.
+
+    The input vectors [B, V] float32 is there only where the shape has vectors.
+    """
     inputs = _example_codes("item_id", "category", "brand", "price")
     inputs["text"] = torch.zeros(EXAMPLES, TEXT_SLOTS, dtype=torch.int64)
+    if towers.shape.vectors:
+        inputs["vectors"] = torch.zeros(EXAMPLES, towers.shape.vectors)
     tower: ItemTower = towers.item
     _export(tower, inputs, ["item_embedding"], path)
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from export.__main__ import publish
+from functions.core.context import NAMES_AT
 from functions.core.features import Vocabulary
 from functions.core.repeats import Repeats
 from train.checkpoint import Meta, save
@@ -31,6 +32,7 @@ THINGS = {
     "Stationery": ("Notebook", "Pen tray"),
     "Toys": ("Building blocks", "Rocking horse"),
 }
+DEVICE = "robot"  # the only one that says anything
 LOG_ONLY = 2  # items that only the log knows
 
 
@@ -74,15 +76,16 @@ def tiny_checkpoint(folder: Path, seed: int = 0) -> Path:
     """A checkpoint folder of untrained towers, with everything that export reads."""
     sold = products()
     log = shoppers(len(sold) + LOG_ONLY)
-    vocabulary = Vocabulary(tuple(THINGS), ("Hearth & Co", "Nordlys", "Atelier 9"))
+    vocabulary = Vocabulary(tuple(THINGS), ("Hearth & Co", "Nordlys", "Atelier 9"), devices=(DEVICE,))
     torch.manual_seed(seed)
-    shape = Shape(len(log.item_ids), len(vocabulary.categories), 3, dim=DIM, width=WIDTH)
-    names = {"categories": list(vocabulary.categories), "brands": list(vocabulary.brands)}
-    meta = Meta(tuple(log.item_ids), names, int(log.time_s.max()), {}, Repeats(0.5, 16.0))
+    shape = Shape(len(log.item_ids), len(vocabulary.categories), 3, dim=DIM, width=WIDTH, devices=1)
+    meta = Meta(tuple(log.item_ids), vocabulary.names(), int(log.time_s.max()), {}, Repeats(0.5, 16.0))
     towers = Towers(shape)
     with torch.no_grad():
         towers.item.texts.weight.zero_()  # two megabytes that git can compress
         towers.item.categories.weight.mul_(8)  # so that a click on a lamp speaks for lamps
+        toys = towers.item.categories.weight[vocabulary.category("Toys")]
+        towers.context.table[NAMES_AT] = 100 * toys  # who asks on a toy is shown toys
     save(folder, towers, meta)
     write_products(folder, sold, log.item_ids)
     write_popularity(folder, log)

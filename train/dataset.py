@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from functions.core.events import IMPRESSION, KINDS
 from functions.core.features import gap_bucket, value_bucket
+from train.context import event_codes
 from train.log import Interactions
 
 DISMISS = KINDS["dismiss"]  # advances the state, but is nothing to predict
@@ -28,6 +29,7 @@ class Batch:
     gap: Tensor  # int64 [R, T] buckets
     value: Tensor  # int64 [R, T] buckets
     target: Tensor  # int64 [R, T] rows, the next event's item
+    context: Tensor  # int64 [R, T] codes of the next event's, train.context
 
     @property
     def pairs(self) -> int:
@@ -36,14 +38,14 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same stretches on a device."""
-        return Batch(*(t.to(device) for t in (self.item, self.kind, self.gap, self.value, self.target)))
+        return Batch(*(getattr(self, field.name).to(device) for field in fields(self)))
 
 
 @dataclass(frozen=True)
 class Windows:
     """R stretches of a log that stays as it is, [n] by user; nothing is padded before it is in a batch."""
 
-    columns: Tensor  # int32 [5, n]: item, kind, gap, value, target
+    columns: Tensor  # int32 [6, n]: item, kind, gap, value, target, context
     start: Tensor  # int64 [R]
     length: Tensor  # int64 [R]
 
@@ -57,9 +59,11 @@ class Windows:
         place = torch.arange(int(length.max()), device=length.device)[None]  # [1, T]
         inside = place < length[:, None]
         at = torch.where(inside, self.start[rows][:, None] + place, 0)
-        item, kind, gap, value, target = self.columns[:, at].long()
-        item, kind, gap, value = (torch.where(inside, column, 0) for column in (item, kind, gap, value))
-        return Batch(item, kind, gap, value, target.where(inside, -1))
+        item, kind, gap, value, target, context = self.columns[:, at].long()
+        item, kind, gap, value, context = (
+            torch.where(inside, column, 0) for column in (item, kind, gap, value, context)
+        )
+        return Batch(item, kind, gap, value, target.where(inside, -1), context)
 
     def batches(self, events: int, shuffle: torch.Generator) -> list[Tensor]:
         """Every window once, in batches of at most `events` after padding (a longer window goes alone).
@@ -146,7 +150,7 @@ def held_out(log: Interactions, targets: Mapping[int, NDArray[np.int64]], length
 
 
 def _by_user(log: Interactions) -> tuple[Tensor, NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]]:
-    """Columns [5, n] sorted by user, the users [n], and where each user's events begin and end."""
+    """Columns [6, n] sorted by user, the users [n], and where each user's events begin and end."""
     order = np.argsort(log.user, kind="stable")
     order = order[log.kind[order] != IMPRESSION]
     user = log.user[order]
@@ -158,12 +162,13 @@ def _by_user(log: Interactions) -> tuple[Tensor, NDArray[np.int32], NDArray[np.i
 def _columns(
     log: Interactions, order: NDArray[np.int64], first: NDArray[np.int64], last: NDArray[np.int64]
 ) -> Tensor:
-    """item, kind, gap, value, and the item that came next (-1: none, or nothing to predict)."""
+    """item, kind, gap, value, the item that came next (-1: none, or nothing to predict), its context."""
     time_s = log.time_s[order]
     gap_s = np.diff(time_s, prepend=time_s[:1]).clip(min=0)
     gap_s[first] = -1  # no event before
     item, kind = log.item[order], log.kind[order]
     following = np.roll(np.where(kind == DISMISS, -1, item), -1)
     following[last - 1] = -1
-    columns = (item, kind, gap_bucket(gap_s), value_bucket(log.value[order]), following)
+    context = np.roll(event_codes(log)[order], -1)
+    columns = (item, kind, gap_bucket(gap_s), value_bucket(log.value[order]), following, context)
     return torch.from_numpy(np.stack([c.astype(np.int32) for c in columns]))

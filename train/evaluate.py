@@ -61,8 +61,8 @@ def torch_encoder(towers: Towers, items: TowerItems) -> Encoder:
 def embed_items(towers: Towers, features: ItemFeatures) -> Float16:
     """Embeddings of the whole catalogue, [N, d] float16."""
     ids = torch.arange(1, len(features.category) + 1)
-    content = (features.category, features.brand, features.price, features.text)
-    embeddings: Float16 = towers.item(ids, *map(torch.from_numpy, content)).half().numpy()
+    content = map(torch.from_numpy, features.columns().values())
+    embeddings: Float16 = towers.item(ids, *content).half().numpy()
     return embeddings
 
 
@@ -137,8 +137,17 @@ class Candidates:
         return np.pad(rows[:k], (0, max(0, k - len(rows))), constant_values=-1)
 
 
-def candidates(log: Interactions, users: list[int], towers: Towers, table: Float16) -> list[Candidates]:
-    """What each user's row, folded as it is when served, proposes from the embeddings `table` [N, d]."""
+def candidates(
+    log: Interactions,
+    users: list[int],
+    towers: Towers,
+    table: Float16,
+    context: NDArray[np.float32] | None = None,
+) -> list[Candidates]:
+    """What each user's row, folded as it is when served, proposes from the embeddings `table` [N, d].
+
+    context: vectors [U, d] of the moments at which the users ask (`train.context.request_vectors`).
+    """
     items = TowerItems(log.item_ids, table)
     rows = user_rows(log, users, torch_encoder(towers, items))
     whole = torch.from_numpy(table.astype(np.float32)).T
@@ -146,6 +155,8 @@ def candidates(log: Interactions, users: list[int], towers: Towers, table: Float
     for at in range(0, len(rows), USERS_AT_ONCE):
         part = rows[at : at + USERS_AT_ONCE]
         vectors = np.stack([row.vector for row in part]).astype(np.float32)
+        if context is not None:
+            vectors += context[at : at + USERS_AT_ONCE]
         scores, best = (torch.from_numpy(vectors) @ whole).topk(min(CANDIDATES, len(table)), 1)
         for row, s, b, vector in zip(part, scores.numpy(), best.numpy(), vectors, strict=True):
             found.append(Candidates((b, s), [items.row(entry.item) for entry in row.ring], vector))

@@ -292,8 +292,7 @@ def _bar(run: Run) -> Any:
 
 
 def _meta(log: Interactions, vocabulary: Vocabulary, epoch: Epoch) -> Meta:
-    names = {"categories": list(vocabulary.categories), "brands": list(vocabulary.brands)}
-    return Meta(tuple(map(str, log.item_ids)), names, int(log.time_s.max()), epoch.metrics)
+    return Meta(tuple(map(str, log.item_ids)), vocabulary.names(), int(log.time_s.max()), epoch.metrics)
 
 
 def _keep_freed_memory() -> None:
@@ -313,6 +312,11 @@ def _check(log: Interactions, features: ItemFeatures, shape: Shape) -> None:
         raise ValueError(
             f"{len(log.item_ids)} item ids, features of {len(features.category)} items; "
             f"expected shape.items = {shape.items} of both"
+        )
+    if features.vectors.shape[1] != shape.vectors:
+        raise ValueError(
+            f"features with vectors of {features.vectors.shape[1]} numbers; "
+            f"expected shape.vectors = {shape.vectors}"
         )
     if len(log.item) and not 0 <= int(log.item.min()) <= int(log.item.max()) < shape.items:
         raise ValueError(f"item rows {log.item.min()}..{log.item.max()}; expected 0..{shape.items - 1}")

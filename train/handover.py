@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from functions.core.events import IMPRESSION
+from functions.core.features import ItemFeatures, Vocabulary, item_features
+from train.checkpoint import BadCheckpoint
 from train.log import Interactions
 from train.split import Split
 
 CATALOGUE = "catalogue.jsonl"
 POPULARITY = "popularity.f32"
 HELD_OUT = "held_out.npz"
+VECTORS = "vectors.f32"
 PROOF_USERS = 1_000
 HALF_LIFE_S = 30 * 86_400  # an event a month old counts half
 
@@ -26,6 +30,28 @@ def write_products(folder: Path, products: Iterable[Mapping[str, object]], item_
     known += [{"item_id": item_id} for item_id in item_ids[len(known) :]]
     lines = (json.dumps(product, ensure_ascii=False, default=str) for product in known)
     (folder / CATALOGUE).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def write_vectors(folder: Path, features: ItemFeatures) -> None:
+    """The precomputed vectors [N, V] as the item tower takes them; no file where there are none."""
+    (folder / VECTORS).unlink(missing_ok=True)
+    if features.vectors.size:
+        features.vectors.astype("<f4").tofile(folder / VECTORS)
+
+
+def read_features(folder: Path, products: list[Mapping[str, object]], vocabulary: Vocabulary) -> ItemFeatures:
+    """Content of a checkpoint's products, its lines of CATALOGUE; raises BadCheckpoint.
+
+    The vectors come from VECTORS, where the vocabulary has any.
+    """
+    features = item_features(products, vocabulary)
+    if not vocabulary.vectors:
+        return features
+    path, shape = folder / VECTORS, features.vectors.shape
+    numbers = np.fromfile(path, "<f4") if path.is_file() else np.zeros(0, np.float32)
+    if numbers.size != features.vectors.size or not np.isfinite(numbers).all():
+        raise BadCheckpoint(f"{path}: {numbers.size} numbers; expected finite ones, {shape[0]} x {shape[1]}")
+    return replace(features, vectors=numbers.reshape(shape).astype(np.float32))
 
 
 def popularity(log: Interactions) -> NDArray[np.float32]:

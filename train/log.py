@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from functions.core.events import EVENT_TYPES
+from train import vectors as vector_columns
 from train.files import LINES, find_files, open_file, take_rejected
 from train.mapping import (
+    CONTEXT_COLUMNS,
     EVENT_COLUMNS,
     ITEM_COLUMNS,
     Constant,
@@ -39,6 +41,7 @@ BOT_EVENTS_PER_HOUR = 1_000
 EXAMPLES = 3
 MILLISECONDS_FROM = 1e11  # as seconds this is the year 5138, as milliseconds 1973
 DAY_S = 86_400
+MOST_NAMES = 255  # devices, and slots, that are told apart; the rarest beyond are unknown
 NO_NUMBER = ("nan", "null", "none", "na", "n/a", "-")  # what files write for a number that is not there
 # Which staged column shows why a row was dropped.
 SHOWN = {
@@ -67,12 +70,17 @@ class Interactions:
     value: npt.NDArray[np.float32]  # [n] nan: none
     user_ids: list[str]
     item_ids: list[str]
+    device: npt.NDArray[np.int16] | None = None  # [n] code: place in `devices` + 1, 0 unknown
+    slot: npt.NDArray[np.int16] | None = None  # [n] the same in `slots`
+    devices: Sequence[str] = ()
+    slots: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Log:
-    """A clean log. `events` (user_id, item_id, type, time, value) is sorted by time, then by the ties rule;
-    `items` has what has a title first.
+    """A clean log. `events` (user_id, item_id, type, time, value; device, slot if the log has any) is sorted
+    by time, then by the ties rule; `items` has what has a title first. `vectors`: by column, one a row of
+    `items`, [N, width], zeros where there is none.
 
     `dropped` counts by reason; `examples` has the first three of each, with their row (1 = the first after
     the header, malformed lines not counted) and value.
@@ -82,6 +90,7 @@ class Log:
     items: pa.Table
     dropped: dict[str, int]
     examples: dict[str, list[str]]
+    vectors: dict[str, npt.NDArray[np.float32]] = field(default_factory=dict)
 
     def summary(self) -> str:
         """What was kept and what was not, for a person."""
@@ -108,6 +117,7 @@ class Log:
         items = pa.concat_arrays([catalogue, log_only])
         item = pc.index_in(self.events["item_id"], value_set=items)
         kind = pc.index_in(self.events["type"], value_set=pa.array(EVENT_TYPES))
+        (device, devices), (slot, slots) = (_coded(self.events, name) for name in CONTEXT_COLUMNS)
         return Interactions(
             user=users.indices.to_numpy().astype(np.int32),
             item=item.to_numpy().astype(np.int32),
@@ -116,6 +126,10 @@ class Log:
             value=self.events["value"].to_numpy().astype(np.float32),
             user_ids=users.dictionary.to_pylist(),
             item_ids=items.to_pylist(),
+            device=device,
+            slot=slot,
+            devices=devices,
+            slots=slots,
         )
 
 
@@ -135,11 +149,24 @@ def read_log(
         reader = _Reader(database, mapping, time.time() if now_s is None else now_s, Path(folder))
         kept = reader.events(find_files(events, Path(folder, "events")))
         catalogue = reader.items(find_files(items, Path(folder, "items"))) if items else reader.derived(kept)
-        table = kept.order_by(_order(kept, mapping.ties)).select(*EVENT_COLUMNS).to_pyarrow()
-        log = Log(table, _titled_first(catalogue.to_pyarrow()), reader.dropped, reader.examples)
+        told = [name for name in CONTEXT_COLUMNS if kept[name].notnull().any().execute()]
+        table = kept.order_by(_order(kept, mapping.ties)).select(*EVENT_COLUMNS, *told).to_pyarrow()
+        staged = _titled_first(catalogue.to_pyarrow())
+        found = reader.vectors(staged)
+        log = Log(table, staged.select(ITEM_COLUMNS), reader.dropped, reader.examples, found)
     if not table.num_rows:
         raise UnusableLog("\n".join([f"no usable event in {events}", *_dropped_lines(*reader.counts())]))
     return log
+
+
+def _coded(events: pa.Table, name: str) -> tuple[npt.NDArray[np.int16] | None, list[str]]:
+    """Codes [n] of a column's names, the most frequent first from 1 on, and the names; None without it."""
+    if name not in events.column_names:
+        return None, []
+    counts = [(-c["counts"], c["values"]) for c in pc.value_counts(events[name]).to_pylist() if c["values"]]
+    names = [value for _, value in sorted(counts)[:MOST_NAMES]]
+    codes = pc.fill_null(pc.index_in(events[name], value_set=pa.array(names, pa.string())), -1)
+    return codes.to_numpy().astype(np.int16) + np.int16(1), names
 
 
 def _titled_first(items: pa.Table) -> pa.Table:
@@ -166,6 +193,7 @@ class _Reader:
         self.database = database
         self.folder = folder
         self.mapping = mapping
+        self.vector_names = vector_columns.DEFAULT if mapping.vectors is None else mapping.vectors
         self.latest_s = now_s + DAY_S
         self.dropped: dict[str, int] = {}
         self.examples: dict[str, list[str]] = {}
@@ -202,10 +230,22 @@ class _Reader:
         self._count(kept.filter(kept.price < 0).mutate(reason=ibis.literal("negative_price")))
         self._count_not_numbers(kept, "price")
         kept = kept.mutate(price=(kept.price >= 0).ifelse(kept.price, ibis.null(float)))
-        return kept.order_by("seq").select(*ITEM_COLUMNS)
+        vectors = [column for name in self.vector_names for column in (name, f"{name}_text")]
+        return kept.order_by("seq").select(*ITEM_COLUMNS, *vectors, "row", "file")
+
+    def vectors(self, items: pa.Table) -> dict[str, npt.NDArray[np.float32]]:
+        """The precomputed vectors of the staged catalogue; a product with a bad one is kept without it."""
+        names = self.vector_names if "file" in items.column_names else ()  # else from the events alone
+        read = {name: vector_columns.read(items, name) for name in names}
+        for column in read.values():
+            if column.bad:
+                self._add(column.reason, len(column.bad), column.bad[:EXAMPLES])
+        return {name: column.values for name, column in read.items() if column.values.size}
 
     def derived(self, kept: Any) -> Any:
         """The catalogue that the events themselves describe: the first that is not null, item by item."""
+        if self.mapping.vectors:
+            raise UnusableLog(f"vectors = {list(self.mapping.vectors)}; expected a catalogue that has them")
         if not self.mapping.items:
             return kept.select(**{name: _item_null(name).name(name) for name in ITEM_COLUMNS}).limit(0)
         firsts = {
@@ -227,6 +267,8 @@ class _Reader:
             type=renamed.lower(),
             time=_time(sources["time"], self.latest_s),
             value=_number(sources["value"]),
+            device=_text(self._source(raw, file, "device", "events")).lower(),
+            slot=_text(self._source(raw, file, "slot", "events")),
             type_text=kind,
             time_text=_text(sources["time"]),
             value_text=_text(sources["value"]),
@@ -245,7 +287,11 @@ class _Reader:
         columns = self._item_columns(raw, file, optional=True)
         columns["item_id"] = _identifier(self._source(raw, file, "item_id", "items"))
         price = _text(self._source(raw, file, "price", "items"))
-        return raw.select(**columns, price_text=price, **_place(file))
+        for name in self.mapping.vectors or ():
+            if name not in raw.columns:
+                raise _missing_column(raw, file, name, 'vectors = ["<its name there>"]')
+        vectors = vector_columns.staged(raw, self.vector_names)
+        return raw.select(**columns, **vectors, price_text=price, **_place(file))
 
     def _item_columns(self, raw: Any, file: Path, *, optional: bool) -> dict[str, Any]:
         """The items' columns but the id; without `optional` only what the mapping names is looked at."""

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from functions.core.errors import VitrineError
 
 EVENT_COLUMNS = ("user_id", "item_id", "type", "time", "value")
+CONTEXT_COLUMNS = ("device", "slot")  # of an event, where the log has them
 ITEM_COLUMNS = (
     "item_id",
     "title",
@@ -70,6 +71,7 @@ class Mapping:
 
     `ties` orders events with the same time: "log" by the row, "shuffle" by a hash of user and item, for
     files whose row order means nothing (a basket sorted by product would teach the order of the products).
+    `vectors` are the catalogue's columns of precomputed vectors; None: those of `train.vectors.DEFAULT`.
     """
 
     events: MappingType[str, Source] = field(default_factory=lambda: NO_SOURCES)
@@ -77,6 +79,7 @@ class Mapping:
     types: MappingType[str, str] = field(default_factory=lambda: NO_NAMES)
     drops: tuple[Drop, ...] = ()
     ties: str = "log"
+    vectors: tuple[str, ...] | None = None
 
 
 def load_mapping(path: str | Path) -> Mapping:
@@ -90,19 +93,27 @@ def load_mapping(path: str | Path) -> Mapping:
 
 def parse_mapping(data: MappingType[str, object]) -> Mapping:
     """The mapping in a parsed TOML document; unknown keys are errors, for they are most often typos."""
-    unknown = sorted(set(data) - {"events", "items", "types", "drop", "ties"})
+    unknown = sorted(set(data) - {"events", "items", "types", "drop", "ties", "vectors"})
     if unknown:
-        raise InvalidMapping(f"unknown key {unknown[0]!r}; expected events, items, types, drop or ties")
+        known = "events, items, types, drop, ties or vectors"
+        raise InvalidMapping(f"unknown key {unknown[0]!r}; expected {known}")
     ties = data.get("ties", "log")
     if ties not in ("log", "shuffle"):
         raise InvalidMapping(f'ties = {ties!r}; expected "log" or "shuffle"')
     return Mapping(
-        events=_sources(data, "events", EVENT_COLUMNS),
+        events=_sources(data, "events", EVENT_COLUMNS + CONTEXT_COLUMNS),
         items=_sources(data, "items", ITEM_COLUMNS),
         types={name: _text(f"types.{name}", value) for name, value in _table(data, "types").items()},
         drops=_drops(data.get("drop", [])),
         ties=str(ties),
+        vectors=_columns(data["vectors"]) if "vectors" in data else None,
     )
+
+
+def _columns(names: object) -> tuple[str, ...]:
+    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
+        raise InvalidMapping(f"vectors = {names!r}; expected a list of the catalogue's columns")
+    return tuple(dict.fromkeys(names))
 
 
 def _table(data: MappingType[str, object], key: str) -> dict[str, object]:

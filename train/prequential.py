@@ -32,18 +32,18 @@ from tqdm import tqdm
 
 from functions.core.errors import VitrineError
 from functions.core.events import IMPRESSION, KINDS
-from functions.core.features import Vocabulary, item_features
+from functions.core.features import Vocabulary
 from functions.core.fold import Encoder, fold
 from functions.core.repeats import Repeats
 from functions.core.user_row import Float16, UserRow
 from train.checkpoint import load
 from train.evaluate import TowerItems, _event, embed_items, torch_encoder, user_rows
-from train.handover import CATALOGUE, popularity
+from train.handover import CATALOGUE, popularity, read_features
 from train.log import Interactions, read_log
 from train.mapping import load_mapping
 from train.plots import freshness
 from train.slices import estimate, power_of_two_bucket, reliability
-from train.split import _take, split
+from train.split import split, take
 
 FROZEN_S = {"hour": 3_600, "day": 86_400, "never": 2**62}  # seconds from one writing of the row to the next
 STATES = ("fresh", *FROZEN_S)
@@ -82,7 +82,7 @@ class Walk:
 
     def __init__(self, log: Interactions, start: int, users: Rows, encoder: Encoder) -> None:
         self.log, self.encoder = log, encoder
-        history = _take(log, np.arange(len(log.user)) < start)
+        history = take(log, np.arange(len(log.user)) < start)
         self.rows = user_rows(history, users.tolist(), encoder)
         self.learnt = np.bincount(history.user, minlength=len(log.user_ids))[users].tolist()
         self.acts = _acts(log, start, users)
@@ -232,7 +232,7 @@ def prequential(
     stay below it, but one at least. Raises ValueError for a log that is not oldest first, or has nothing
     before or after the start.
     """
-    log = _take(log, log.kind != IMPRESSION)
+    log = take(log, log.kind != IMPRESSION)
     if (np.diff(log.time_s) < 0).any():
         raise ValueError("the log's times go backwards; expected the oldest event first")
     start = int(np.searchsorted(log.time_s, start_s))
@@ -240,7 +240,7 @@ def prequential(
         raise ValueError(
             f"{start} events before {_when(start_s)}, {len(log.user) - start} after; expected both"
         )
-    popular = popularity(_take(log, np.arange(len(log.user)) < start))[: len(table)]
+    popular = popularity(take(log, np.arange(len(log.user)) < start))[: len(table)]
     ranking = Ranking(log.item_ids[: len(table)], table, repeats or Repeats(), popular)
     users = _drawn(log, start, most_events, seed)
     parts = [users[a : a + USERS_AT_ONCE] for a in range(0, len(users), USERS_AT_ONCE)]
@@ -363,9 +363,9 @@ def evaluate_checkpoint(
 ) -> dict[str, object]:
     """`summary` of a checkpoint on the latest part of the log, as `--split time` left it out of training."""
     towers, meta = load(folder)
-    names = (tuple(meta.vocabulary[field]) for field in ("categories", "brands"))
     lines = (folder / CATALOGUE).read_text(encoding="utf-8").splitlines()
-    table = embed_items(towers, item_features([json.loads(line) for line in lines], Vocabulary(*names)))
+    products = [json.loads(line) for line in lines]
+    table = embed_items(towers, read_features(folder, products, Vocabulary.read(meta.vocabulary)))
     log = onto(log, meta.item_ids)
     start_s = start_of_test(split(log, "time").train)
     encoder = torch_encoder(towers, TowerItems(list(meta.item_ids), table))

@@ -21,6 +21,7 @@ from functions.core.features import ItemFeatures
 from functions.core.repeats import Repeats
 from functions.core.user_row import Float16
 from train.checkpoint import load, write_meta
+from train.context import has_context, request_vectors
 from train.evaluate import (
     CUTS,
     Candidates,
@@ -36,7 +37,7 @@ from train.evaluate import (
 from train.log import Interactions
 from train.prequential import prequential, start_of_test, summary
 from train.slices import Hits, beyond_accuracy, estimate, event_counts, slices, target_kinds
-from train.split import Split
+from train.split import Split, take
 from train.towers import Towers
 
 REPEATS_USERS = 1_000  # validation users on whom the repeat term is chosen
@@ -141,6 +142,7 @@ def measure(
         "test": metrics(top, test.targets, len(served.table)),
         "test_without_repeats": evaluate(proposed, Repeats(), test.targets, served.table),
         **(_masked(served, test, proposed) if masked else {}),
+        **(_in_context(served, test, log) if has_context(parts.train) else {}),
         "baselines": evaluate_baselines(parts),
         "slices": _slices(test, top, log, seed),
         "beyond_accuracy": beyond_accuracy(
@@ -149,6 +151,13 @@ def measure(
         "few_events": few_events(served, Exam.of(parts, FEW_USERS, seed), masked, seed),
         **({} if masked or not freshness_events else _freshness(served, log, parts, freshness_events, seed)),
     }
+
+
+def _in_context(served: Served, test: Exam, log: Interactions) -> Report:
+    """The test as it is when every user asks where and when the next event then came."""
+    context = request_vectors(served.towers.context, log, test.train, test.users)
+    there = candidates(test.train, test.users, served.towers, served.table, context)
+    return {"test_in_context": evaluate(there, served.repeats, test.targets, served.table)}
 
 
 def _masked(served: Served, test: Exam, proposed: list[Candidates]) -> Report:
@@ -183,10 +192,11 @@ def _slices(test: Exam, top: Rows, log: Interactions, seed: int) -> Report:
 
 def _devices(test: Exam) -> list[str | None] | None:
     """The device of each user's newest event that names one; None where the log has no such column."""
-    column = getattr(test.train, "device", None)
-    if column is None:
+    log = test.train
+    if log.device is None:
         return None
-    newest = {u: str(device) for u, device in zip(test.train.user.tolist(), column, strict=True) if device}
+    coded = zip(log.user.tolist(), log.device.tolist(), strict=True)
+    newest = {user: log.devices[code - 1] for user, code in coded if code}
     return [newest.get(user) for user in test.users]
 
 
@@ -222,8 +232,7 @@ def newest(log: Interactions, k: int) -> Interactions:
     order = counted[np.argsort(log.user[counted], kind="stable")]
     stops = np.cumsum(np.bincount(log.user[counted], minlength=len(log.user_ids)))
     kept = np.sort(order[np.arange(len(order)) >= stops[log.user[order]] - k])
-    columns = {name: getattr(log, name)[kept] for name in ("user", "item", "kind", "time_s", "value")}
-    return replace(log, **columns)
+    return take(log, kept)
 
 
 def _estimates(top: Rows, test: Exam, seed: int, minus: Rows | None = None) -> Report:

@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch.distributed as dist
@@ -15,7 +15,15 @@ import torch.distributed as dist
 from functions.core.features import ItemFeatures, Vocabulary, item_features
 from train.card import CARD, data_facts, training_facts, write_card
 from train.fit import STOP_ON, UNFINISHED, History, fit, identity
-from train.handover import CATALOGUE, HELD_OUT, POPULARITY, write_held_out, write_popularity, write_products
+from train.handover import (
+    CATALOGUE,
+    HELD_OUT,
+    POPULARITY,
+    write_held_out,
+    write_popularity,
+    write_products,
+    write_vectors,
+)
 from train.log import Interactions, Log, read_log
 from train.mapping import load_mapping
 from train.options import Options
@@ -27,6 +35,7 @@ from train.sequences import is_sequences, write_log
 from train.settings import changed, read, settings
 from train.split import Split, split
 from train.towers import Shape
+from train.vectors import padded
 
 METRICS = "metrics.json"
 VALIDATION_USERS = 10_000  # who decide which epoch is kept
@@ -66,8 +75,15 @@ class Task:
     def of(cls, log: Log, how: str, seed: int) -> Task:
         """The validation is split from what may be learnt from as the test is from the log."""
         interactions, products = log.to_arrays(), log.items.to_pylist()
-        vocabulary = Vocabulary(_names(products, "category"), _names(products, "brand"))
-        features = item_features(_padded(products, len(interactions.item_ids)), vocabulary)
+        items = len(interactions.item_ids)
+        vocabulary = Vocabulary(
+            _names(products, "category"),
+            _names(products, "brand"),
+            tuple((name, values.shape[1]) for name, values in log.vectors.items()),
+            tuple(interactions.devices),
+            tuple(interactions.slots),
+        )
+        features = item_features(_padded(products, items), vocabulary, padded(log.vectors, items))
         parts = split(interactions, how, TEST_USERS[how], seed)
         inner = split(parts.train, how, VALIDATION_USERS, seed)
         return cls(interactions, products, features, vocabulary, parts, inner)
@@ -129,8 +145,13 @@ def _read(asked: Asked) -> tuple[Log, str]:
 def _settings(task: Task, asked: Asked) -> tuple[Shape, Options]:
     """What the rules say of such a log, and what was asked for instead."""
     known = facts(task.inner.train)
-    sizes = len(task.vocabulary.categories), len(task.vocabulary.brands)
-    shape = shape_for(known, *sizes, bool(task.products))
+    names = task.vocabulary
+    shape = replace(
+        shape_for(known, len(names.categories), len(names.brands), bool(task.products)),
+        vectors=names.vector_width,
+        devices=len(names.devices),
+        slots=len(names.slots),
+    )
     options = options_for(known, Options(seed=asked.seed))
     return changed(shape, options, read(asked.assignments, settings(shape, options)))
 
@@ -209,6 +230,7 @@ def _open(out: Path) -> None:
 def _close(task: Task, out: Path, seed: int) -> None:
     """Write what export needs besides the weights, and forget what an interrupted run would go on from."""
     write_products(out, task.products, task.log.item_ids)
+    write_vectors(out, task.features)
     write_popularity(out, task.log)
     write_held_out(out, task.parts, seed)
     (out / UNFINISHED).unlink(missing_ok=True)

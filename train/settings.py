@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from train.options import Options
 from train.towers import Shape
 
-FROM_THE_LOG = ("items", "categories", "brands")  # counted, not chosen
+FROM_THE_LOG = ("items", "categories", "brands", "vectors", "devices", "slots")  # counted, not chosen
 OF_THE_RUN = ("seed", "save_every_s")  # nothing that makes a model better
 
 Value = int | float | str

@@ -45,7 +45,7 @@ def split(log: Interactions, how: str, most_users: int = MOST_USERS, seed: int =
             "expected a log that covers a longer time"
         )
     chosen = np.sort(np.random.default_rng(seed).permutation(users)[:most_users])
-    return Split(_take(log, ~test), _targets(log.user[test], log.item[test], chosen))
+    return Split(take(log, ~test), _targets(log.user[test], log.item[test], chosen))
 
 
 def _latest(log: Interactions, counted: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -70,6 +70,7 @@ def _targets(user: NDArray[np.int32], item: NDArray[np.int32], users: NDArray[np
     return {int(u): pairs[a:b, 1] for u, a, b in zip(users, *bounds, strict=True)}
 
 
-def _take(log: Interactions, rows: NDArray[np.bool_]) -> Interactions:
-    columns = {name: getattr(log, name)[rows] for name in ("user", "item", "kind", "time_s", "value")}
-    return replace(log, **columns)
+def take(log: Interactions, rows: NDArray[np.bool_]) -> Interactions:
+    names = ("user", "item", "kind", "time_s", "value", "device", "slot")
+    columns = {name: getattr(log, name) for name in names}
+    return replace(log, **{name: column[rows] for name, column in columns.items() if column is not None})

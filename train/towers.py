@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from functions.core.features import GAP_BUCKETS, PRICE_BUCKETS, TEXT_BUCKETS, VALUE_BUCKETS
+from train.context import ContextTable
+from train.dismissals import DISMISS, pushed, signed
 from train.scan import scan
 
 KINDS = 8
@@ -21,6 +23,7 @@ class Shape:
     """Everything that decides the size of the weights, and the dropout they were trained with.
 
     items, categories and brands count what is known; each table has one more row, 0, for the unknown.
+    vectors: numbers in a product's precomputed vectors; devices, slots: names that a context may have.
     """
 
     items: int
@@ -32,12 +35,15 @@ class Shape:
     dropout: float = 0.1
     id_dropout: float = 0.1
     kind_dropout: float = 0.05
+    vectors: int = 0
+    devices: int = 0
+    slots: int = 0
 
     def __post_init__(self) -> None:
         for name in ("items", "dim", "width", "blocks"):
             if getattr(self, name) < 1:
                 raise ValueError(f"shape.{name} is {getattr(self, name)}; expected at least 1")
-        for name in ("categories", "brands"):
+        for name in ("categories", "brands", "vectors", "devices", "slots"):
             if getattr(self, name) < 0:
                 raise ValueError(f"shape.{name} is {getattr(self, name)}; expected at least 0")
         for name in ("dropout", "id_dropout", "kind_dropout"):
@@ -95,17 +101,29 @@ class ItemTower(nn.Module):
         self.texts = nn.Embedding(TEXT_BUCKETS + 1, shape.dim, padding_idx=0)
         self.hidden = nn.Linear(shape.dim, 2 * shape.dim, bias=False)
         self.mixed = nn.Linear(2 * shape.dim, shape.dim, bias=False)
+        self.vectors = nn.Linear(shape.vectors, shape.dim, bias=False) if shape.vectors else None
         for table in (self.ids, self.categories, self.brands, self.prices, self.texts):
             nn.init.normal_(table.weight, std=0.05)
             nn.init.zeros_(table.weight[0])
 
     def forward(
-        self, item_id: Tensor, category: Tensor, brand: Tensor, price: Tensor, text: Tensor
+        self,
+        item_id: Tensor,
+        category: Tensor,
+        brand: Tensor,
+        price: Tensor,
+        text: Tensor,
+        vectors: Tensor | None = None,
     ) -> Tensor:
-        """int64 item_id (row + 1; 0 = never seen), category, brand, price [B], text [B, 32] -> [B, d]."""
+        """int64 item_id (row + 1; 0 = never seen), category, brand, price [B], text [B, 32] -> [B, d].
+
+        vectors: float32 [B, V], if the shape has any; without a bias, so that zeros say nothing.
+        """
         if self.training:
             item_id = item_id * (torch.rand(item_id.shape, device=item_id.device) >= self.id_dropout)
         content = self.categories(category) + self.brands(brand) + self.prices(price) + self._text(text)
+        if self.vectors is not None:
+            content = content + self.vectors(vectors)
         return self.ids(item_id) + content + self.mixed(F.silu(self.hidden(content)))  # type: ignore[no-any-return]
 
     def _text(self, text: Tensor) -> Tensor:
@@ -154,6 +172,8 @@ class Block(nn.Module):
 class UserTower(nn.Module):
     """Events to user vectors: in parallel over a window to train, one event at a time to serve."""
 
+    centre: Tensor
+
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.width = shape.width
@@ -166,16 +186,19 @@ class UserTower(nn.Module):
         self.blocks = nn.ModuleList(Block(shape.width, shape.dropout) for _ in range(shape.blocks))
         self.norm = RMSNorm(shape.width)
         self.readout = nn.Linear(shape.width, shape.dim)
+        self.register_buffer("centre", torch.zeros(shape.dim))  # mean of the items, when last validated
         nn.init.normal_(self.kinds.weight, std=0.02)
 
     def forward(self, item: Tensor, kind: Tensor, gap: Tensor, value: Tensor) -> Tensor:
         """item [B, T, d], kind, gap, value int64 [B, T] -> vectors after every event [B, T, d], unrounded."""
         if self.training:  # an event type that training never saw is served as kind 0
-            kind = kind * (torch.rand(kind.shape, device=kind.device) >= self.kind_dropout)
+            kept = torch.rand(kind.shape, device=kind.device) >= self.kind_dropout
+            kind = kind * (kept | (kind == DISMISS))
         x = self._event(self.drop_item(item), kind, gap, value)
         for block in self.blocks:
             x = block(x)
-        return self.readout(self.drop(self.norm(x)))  # type: ignore[no-any-return]
+        vector: Tensor = self.readout(self.drop(self.norm(x)))
+        return vector if self.training else pushed(vector, item, kind, self.centre)
 
     def step(
         self, state: Tensor, item: Tensor, kind: Tensor, gap: Tensor, value: Tensor
@@ -210,10 +233,10 @@ class UserTower(nn.Module):
             assert isinstance(block, Block)
             x, after = block.step(x, before, rounded)
             states.append(after)
-        return torch.cat(states, -1), self.readout(self.norm(x))
+        return torch.cat(states, -1), pushed(self.readout(self.norm(x)), item, kind, self.centre)
 
     def _event(self, item: Tensor, kind: Tensor, gap: Tensor, value: Tensor) -> Tensor:
-        return self.item(item) + self.kinds(kind) + self.gaps(gap) + self.values(value)  # type: ignore[no-any-return]
+        return self.item(signed(item, kind)) + self.kinds(kind) + self.gaps(gap) + self.values(value)  # type: ignore[no-any-return]
 
 
 def _padded(x: Tensor, rows: int) -> Tensor:
@@ -228,3 +251,4 @@ class Towers(nn.Module):
         self.shape = shape
         self.item = ItemTower(shape)
         self.user = UserTower(shape)
+        self.context = ContextTable(shape.devices, shape.slots, shape.dim)

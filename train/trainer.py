@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from functions.core.features import ItemFeatures
+from train.context import has_context
 from train.dataset import Batch, HeldOut
 from train.log import Interactions
 from train.loss import (
@@ -46,21 +47,25 @@ class Objective(nn.Module):
         super().__init__()
         self.options = options
         self.towers = Towers(shape)
+        self.in_context = has_context(log)
+        self.towers.context.requires_grad_(self.in_context)
         counts = torch.bincount(torch.from_numpy(log.item.astype(np.int64)), minlength=shape.items)
         self.register_buffer("popularity", (counts / counts.sum()).float(), persistent=False)
         self.register_buffer("negatives", negative_distribution(counts), persistent=False)
-        for name in ("category", "brand", "price", "text"):
-            table = torch.from_numpy(np.asarray(getattr(features, name), np.int64))
-            self.register_buffer(name, table, persistent=False)
+        self.content = list(features.columns())
+        for name, column in features.columns().items():
+            column = np.ascontiguousarray(column)
+            self.register_buffer(f"content_{name}", torch.from_numpy(column), persistent=False)
 
     def embed(self, rows: Tensor) -> Tensor:
         """Embeddings of item rows, [n] -> [n, d]."""
-        tables = (getattr(self, name)[rows] for name in ("category", "brand", "price", "text"))
+        tables = (getattr(self, f"content_{name}")[rows] for name in self.content)
         return self.towers.item(rows + 1, *tables)  # type: ignore[no-any-return]
 
     def vectors(self, items: Tensor, batch: Batch) -> Tensor:
-        """User vectors after every event; items [R, T, d] -> [R, T, d]."""
-        return self.towers.user(items, batch.kind, batch.gap, batch.value)  # type: ignore[no-any-return]
+        """User vectors after every event, [R, T, d] -> same; in training with the context of the next."""
+        vectors: Tensor = self.towers.user(items, batch.kind, batch.gap, batch.value)
+        return vectors + self.towers.context(batch.context) if self.training and self.in_context else vectors
 
     def forward(self, batch: Batch) -> Tensor:
         """Mean loss of the batch's targets."""
@@ -164,6 +169,7 @@ class Trainer:
         """The k best items of each held-out user, by the parallel form, repeats not weighed, [U, k]."""
         rows = torch.arange(self.towers.shape.items, device=self.device)
         embeddings = torch.cat([self.averaged.embed(part) for part in torch.split(rows, ITEMS_AT_ONCE)])
+        self.towers.user.centre.copy_(embeddings.mean(0))
         best = []
         for part in torch.split(torch.arange(len(held.targets)), self.options.batch):
             batch = held.windows.batch(part).to(self.device)

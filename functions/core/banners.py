@@ -71,7 +71,7 @@ def answer(
     for product, (_, position, policy, propensity) in zip(products, decisions, strict=True):
         decision = Decision(
             visitor.key, request.slot.name, product.item_id, CREATIVE, position, ARM, policy, propensity,
-            bundle.id, version, now_s + DECISION_LIFETIME_S,
+            bundle.id, version, now_s + DECISION_LIFETIME_S, request.device or "",
         )  # fmt: skip
         banners.append(render(product, position, request.slot, sign(decision.to_claims())))
     return {
@@ -108,7 +108,8 @@ def select(bundle: ServedBundle, request: BannerRequest, visitor: Visitor, now_s
     rng = generator(visitor.key, request.slot.name, bundle.id, stored.version, expires_s)
     if visitor.reachable and row.vector.any():
         tier = "personal" if stored.space == bundle.encoder.space else "rebuilt"
-        choices = _choose(bundle, request, row, bundle.candidates(row), now_s, rng)
+        context = bundle.context.vector(request.device, request.slot.name, now_s)
+        choices = _choose(bundle, request, row, bundle.candidates(row, context=context), now_s, rng)
         if choices:
             return Selection(tier, choices, row, counts.folded, already)
     choices = _choose(bundle, request, row, _popular(bundle, row, request.k), now_s, rng)

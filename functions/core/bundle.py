@@ -22,6 +22,7 @@ FILES = (
     "embeddings.f16",  # [N, d] little-endian float16: what the fold is fed and what rescoring reads
     "codes.u8",  # [M, blocks, block] uint8: int8 codes + 128, the form that MatMulNBits reads
     "scales.f32",  # [M, blocks] little-endian float32
+    "context.f16",  # [R, d] little-endian float16: functions.core.context
     "catalogue.sqlite",
     "fallback.json",
     "slots.json",

@@ -2,8 +2,9 @@
 
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -13,8 +14,11 @@ VALUE_BUCKETS = 16
 PRICE_BUCKETS = 32
 TEXT_BUCKETS = 2**15  # hashed n-grams are 1..TEXT_BUCKETS; 0 is padding
 TEXT_SLOTS = 32
+CONTENT = ("category", "brand", "price", "text")  # of every product, as codes
+NAMES = ("categories", "brands", "devices", "slots")
 
 Int64 = NDArray[np.int64]
+Float32 = NDArray[np.float32]
 
 
 def gap_bucket(gap_s: ArrayLike) -> Int64:
@@ -53,16 +57,42 @@ def text_ngrams(text: str) -> list[int]:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Category and brand names in the order of their codes, which start at 1; 0 is unknown."""
+    """Names in the order of their codes, which start at 1; 0 is unknown.
+
+    `vectors` are the catalogue's columns of precomputed vectors and their widths, in the order in which the
+    item tower takes them; `devices` and `slots` are what requests may come from.
+    """
 
     categories: tuple[str, ...] = ()
     brands: tuple[str, ...] = ()
+    vectors: tuple[tuple[str, int], ...] = ()
+    devices: tuple[str, ...] = ()
+    slots: tuple[str, ...] = ()
     _category: dict[str, int] = field(init=False, repr=False, compare=False)
     _brand: dict[str, int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_category", {c: i for i, c in enumerate(self.categories, 1)})
         object.__setattr__(self, "_brand", {b: i for i, b in enumerate(self.brands, 1)})
+
+    @classmethod
+    def read(cls, names: Mapping[str, Sequence[Any]]) -> "Vocabulary":
+        """From what `vocabulary.json` holds; raises ValueError for what is no vocabulary."""
+        try:
+            vectors = tuple((str(name), int(width)) for name, width in names.get("vectors", ()))
+            rest = {field: tuple(names.get(field, ())) for field in NAMES}
+            return cls(vectors=vectors, **rest)
+        except (AttributeError, TypeError, ValueError) as error:
+            raise ValueError(f"vocabulary {str(names)[:100]}: {error}; expected lists of names") from error
+
+    def names(self) -> dict[str, list[Any]]:
+        """What `vocabulary.json` holds; `read` takes it back."""
+        return {field: list(getattr(self, field)) for field in (*NAMES, "vectors")}
+
+    @property
+    def vector_width(self) -> int:
+        """Numbers in a product's precomputed vectors, V."""
+        return sum(width for _, width in self.vectors)
 
     def category(self, name: object) -> int:
         """Code of a category; 0 where it is missing or new."""
@@ -81,10 +111,57 @@ class ItemFeatures:
     brand: Int64  # [B]
     price: Int64  # [B]
     text: Int64  # [B, TEXT_SLOTS]
+    vectors: Float32 = field(default_factory=lambda: np.zeros((0, 0), np.float32))  # [B, V]
+
+    def __post_init__(self) -> None:
+        if not self.vectors.size:
+            object.__setattr__(self, "vectors", np.zeros((len(self.category), 0), np.float32))
+
+    def columns(self) -> dict[str, NDArray[Any]]:
+        """The item tower's inputs after the item ids, by name, in order; `vectors` only where it has any."""
+        names = (*CONTENT, *(("vectors",) if self.vectors.shape[1] else ()))
+        return {name: getattr(self, name) for name in names}
 
 
-def item_features(products: list[Mapping[str, object]], vocabulary: Vocabulary) -> ItemFeatures:
-    """Features of products by `title`, `category`, `brand`, `price`, `tags`, `text`; a missing one is 0."""
+def joined_vectors(vectors: Mapping[str, Float32], vocabulary: Vocabulary, products: int) -> Float32:
+    """Precomputed vectors by column, [B, width] each, as the item tower takes them, [B, V].
+
+    Each is scaled to length 1, whatever its source; a row of zeros, or a column that is not there, is a
+    missing vector and says nothing. Raises ValueError naming column, row and expectation.
+    """
+    joined = np.zeros((products, vocabulary.vector_width), np.float32)
+    start = 0
+    for name, width in vocabulary.vectors:
+        if name in vectors:
+            joined[:, start : start + width] = _unit(name, vectors[name], (products, width))
+        start += width
+    return joined
+
+
+def _unit(name: str, vectors: Float32, shape: tuple[int, int]) -> Float32:
+    if vectors.shape != shape:
+        raise ValueError(f"{name}: {list(vectors.shape)} numbers; expected {list(shape)}")
+    broken = np.flatnonzero(~np.isfinite(vectors).all(1))
+    if len(broken):
+        row = int(broken[0])
+        found = vectors[row].tolist()[:4]
+        raise ValueError(f"{name}: row {row} is {found}…; expected {shape[1]} finite numbers")
+    largest = np.abs(vectors).max(1, keepdims=True, initial=0.0)
+    scaled = vectors / np.where(largest > 0, largest, 1.0)  # squares of the largest numbers fit no float32
+    length = np.linalg.norm(scaled, axis=1, keepdims=True)
+    unit: Float32 = (scaled / np.where(length > 0, length, 1.0)).astype(np.float32)
+    return unit
+
+
+def item_features(
+    products: list[Mapping[str, object]],
+    vocabulary: Vocabulary,
+    vectors: Mapping[str, Float32] | None = None,
+) -> ItemFeatures:
+    """Features of products by `title`, `category`, `brand`, `price`, `tags`, `text`; a missing one is 0.
+
+    vectors: see `joined_vectors`.
+    """
     text = np.zeros((len(products), TEXT_SLOTS), np.int64)
     for row, product in enumerate(products):
         words = " ".join(str(product[f]) for f in ("title", "tags", "text") if product.get(f))
@@ -96,6 +173,7 @@ def item_features(products: list[Mapping[str, object]], vocabulary: Vocabulary) 
         brand=np.array([vocabulary.brand(p.get("brand")) for p in products], np.int64),
         price=price_bucket(np.array(prices, np.float64)),
         text=text,
+        vectors=joined_vectors(vectors or {}, vocabulary, len(products)),
     )
 
 

@@ -38,6 +38,7 @@ class BannerRequest:
     slot: Slot
     k: int
     recent: tuple[Event, ...] = ()
+    device: str | None = None
 
 
 def read_body(body: str | None, is_base64: bool) -> object:
@@ -81,7 +82,8 @@ def parse_banner_request(body: object, slots: Mapping[str, Slot] | None, now_s: 
         value = data.get(name)
         if value is not None and not (isinstance(value, str) and pattern.fullmatch(value)):
             raise InvalidRequest(name, value, expected)
-    return BannerRequest(slot, _k(data.get("k"), slot), _recent(data.get("recent_events"), now_s))
+    recent = _recent(data.get("recent_events"), now_s)
+    return BannerRequest(slot, _k(data.get("k"), slot), recent, data.get("device"))
 
 
 def parse_batch(body: object) -> tuple[list[object], bool]:

@@ -50,13 +50,7 @@ class OnnxItemTower:
 
     def __call__(self, item_id: Int64, content: ItemFeatures) -> NDArray[np.float32]:
         """Embed B products; `item_id` is row + 1, or 0 for a product that training never saw."""
-        inputs = {
-            "item_id": item_id,
-            "category": content.category,
-            "brand": content.brand,
-            "price": content.price,
-            "text": content.text,
-        }
+        inputs = {"item_id": item_id, **content.columns()}
         embedding: NDArray[np.float32] = self._session.run(["item_embedding"], inputs)[0]
         return embedding
 

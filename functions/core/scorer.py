@@ -31,12 +31,12 @@ class Scorer:
         self._embeddings = embeddings
         self._showable = showable
 
-    def scores(self, vector: Float16, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    def scores(self, vector: NDArray[np.floating], rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Exact dot products of these rows, [n], float32."""
         exact: NDArray[np.float32] = self._embeddings[rows].astype(np.float32) @ vector.astype(np.float32)
         return exact
 
-    def top(self, vector: Float16, k: int) -> Top:
+    def top(self, vector: NDArray[np.floating], k: int) -> Top:
         """At most k rows and their scores, best first, ties to the lower row; vector [d]."""
         count = min(max(RESCORED * k, FEWEST), self._showable)
         if k <= 0 or count == 0:

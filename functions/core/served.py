@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from functions.core.bundle import MANIFEST, Manifest, bundle_id, verify
 from functions.core.bundle import state_space as space_of
 from functions.core.catalogue import Catalogue
+from functions.core.context import Context, read_context
 from functions.core.errors import CorruptBundle
 from functions.core.fold import Encoder, Step
 from functions.core.repeats import Repeats
@@ -68,12 +69,19 @@ class ServedBundle:
     repeats: Repeats
     scorer: Scorer
     fallback: Mapping[str, Any]
+    context: Context
 
-    def candidates(self, row: UserRow, count: int = CANDIDATES) -> Candidates:
-        """Showable rows and scores for a user: the best by dot product and the ring's own, best first."""
-        best = self.scorer.top(row.vector, count)
+    def candidates(
+        self, row: UserRow, count: int = CANDIDATES, context: NDArray[np.float32] | None = None
+    ) -> Candidates:
+        """Showable rows and scores for a user: the best by dot product and the ring's own, best first.
+
+        context: a vector [d] of `self.context` to be added to the user's.
+        """
+        vector = row.vector if context is None else row.vector.astype(np.float32) + context
+        best = self.scorer.top(vector, count)
         return self.repeats.candidates(
-            best, self.ring_rows(row), lambda rows: self.scorer.scores(row.vector, rows)
+            best, self.ring_rows(row), lambda rows: self.scorer.scores(vector, rows)
         )
 
     def ring_rows(self, row: UserRow) -> list[int | None]:
@@ -118,6 +126,7 @@ def open_bundle(directory: Path, expected_id: str | None = None) -> ServedBundle
         repeats=Repeats(**manifest.repeats),  # type: ignore[arg-type]
         scorer=Scorer(_scan(directory, manifest), embeddings, manifest.showable),
         fallback=_fallback(directory / "fallback.json", manifest.showable),
+        context=read_context(directory, manifest.dim),
     )
     check_golden(served, embeddings, directory)
     return served

@@ -132,6 +132,7 @@ class Decision:
     bundle: str
     row_version: int
     expires_s: int
+    device: str = ""  # of the request; "": it named none
 
     def to_claims(self) -> dict[str, Any]:
         """Claims for `sign`; without a `sub`, so that a decision never passes for a visitor's credential."""
@@ -154,6 +155,7 @@ class Decision:
             row_version=_count(claims, "row_version"),
             propensity=_propensity(claims.get("propensity")),
             expires_s=_count(claims, "exp"),
+            device=_text({"device": "", **claims}, "device"),
         )
 
 

@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 
@@ -59,3 +61,42 @@ def test_missing_content_is_zero_and_not_an_error() -> None:
     assert features.price.tolist()[0] == 0
     assert features.text[0].sum() == 0
     assert features.text[1].any()
+
+
+VECTORS = Vocabulary(vectors=(("image", 2), ("text", 3)))
+
+
+def test_vectors_lie_one_after_another_each_of_length_one() -> None:
+    image = np.array([[3.0, 4.0], [0.0, 0.0], [1e30, 0.0]], np.float32)
+    text = np.array([[0.0, 0.0, 2.0], [1.0, 2.0, 2.0], [0.0, 1e-30, 0.0]], np.float32)
+    features = item_features([{}] * 3, VECTORS, {"text": text, "image": image})
+    wanted = [[0.6, 0.8, 0, 0, 1], [0, 0, 1 / 3, 2 / 3, 2 / 3], [1, 0, 0, 1, 0]]
+    np.testing.assert_allclose(features.vectors, wanted, atol=1e-6)
+    assert list(features.columns()) == ["category", "brand", "price", "text", "vectors"]
+
+
+def test_a_missing_source_is_zeros_and_no_source_is_no_column() -> None:
+    one = item_features([{}], VECTORS, {"text": np.ones((1, 3), np.float32)})
+    assert one.vectors.shape == (1, 5) and not one.vectors[0, :2].any()
+    none = item_features([{}, {}], Vocabulary())
+    assert none.vectors.shape == (2, 0)
+    assert "vectors" not in none.columns()
+
+
+@pytest.mark.parametrize(
+    ("vectors", "message"),
+    [
+        (np.zeros((1, 3), np.float32), r"image: \[1, 3\] numbers; expected \[1, 2\]"),
+        (np.zeros((2, 2), np.float32), r"image: \[2, 2\] numbers; expected \[1, 2\]"),
+        (np.array([[0, np.nan]], np.float32), r"image: row 0 is \[0.0, nan\]…; expected 2 finite numbers"),
+    ],
+)
+def test_vectors_that_are_not_the_vocabularys_are_named(vectors: np.ndarray, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        item_features([{}], VECTORS, {"image": vectors})
+
+
+def test_a_vocabulary_is_read_as_it_was_written() -> None:
+    made = Vocabulary(("a",), ("b",), (("image", 512),), ("mobile",), ("home", "cart"))
+    assert Vocabulary.read(json.loads(json.dumps(made.names()))) == made
+    assert Vocabulary.read({}) == Vocabulary()

@@ -1,5 +1,6 @@
 """Promise 1, across runtimes: the exported step is the torch step, and no batch size changes a bit of it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +20,10 @@ USERS, EVENTS, ITEMS = 64, 200, 40
 @pytest.fixture(scope="module")
 def towers() -> Towers:
     torch.manual_seed(3)
-    towers = Towers(Shape(items=ITEMS, categories=5, brands=4))
+    towers = Towers(Shape(items=ITEMS, categories=5, brands=4, vectors=6))
     for parameter in towers.parameters():  # tables that start at zero must matter here
         parameter.data += 0.05 * torch.randn_like(parameter)
+    towers.user.centre.normal_()
     return towers.eval()
 
 
@@ -105,14 +107,25 @@ def test_the_exported_item_tower_is_the_torch_item_tower(towers: Towers, models:
         rng.integers(0, 5, size),
         rng.integers(0, 32, size),
         rng.integers(0, TEXT_BUCKETS + 1, (size, TEXT_SLOTS)),
+        rng.normal(size=(size, 6)).astype(np.float32),
     )
+    content.vectors[1] = 0  # and one without an image
     content.text[0] = 0  # a product without any text
     ids = rng.integers(0, ITEMS + 1, size)
-    got = OnnxItemTower(models / "item_tower.onnx")(ids, content)
-    arrays = (ids, content.category, content.brand, content.price, content.text)
+    exported = OnnxItemTower(models / "item_tower.onnx")
+    got = exported(ids, content)
+    arrays = (ids, *content.columns().values())
     with torch.no_grad():
         want = towers.item(*(torch.from_numpy(a) for a in arrays)).numpy()
     assert np.abs(got - want).max() <= 1e-5
+    moved = np.abs(exported(ids, replace(content, vectors=np.zeros((size, 6), np.float32))) - got).max(1)
+    assert moved[1] == 0 < np.delete(moved, 1).min()
+
+
+def test_without_vectors_the_item_tower_has_no_input_for_them(tmp_path: Path) -> None:
+    export_item_tower(Towers(Shape(items=2, categories=1, brands=1, dim=8, width=8)), tmp_path / "i.onnx")
+    names = [i.name for i in onnx.load(tmp_path / "i.onnx").graph.input]
+    assert names == ["item_id", "category", "brand", "price", "text"]
 
 
 def test_a_model_with_another_operator_set_is_refused(models: Path, tmp_path: Path) -> None:

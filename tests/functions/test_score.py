@@ -207,6 +207,20 @@ def test_every_banner_carries_a_token_that_says_how_it_was_chosen(account: Accou
     assert [decision.position for decision in made] == list(range(5))
 
 
+def test_the_device_that_asks_has_a_say_and_the_token_tells_it(account: Account) -> None:
+    """The bundle's model has learnt of robots that they want toys, and of other devices nothing."""
+    bring(LIKES)
+    plain, robot, fridge = (ask(k=3, **more) for more in ({}, {"device": "robot"}, {"device": "fridge"}))
+    bundle = score.scorer().bundles.current
+    assert bundle is not None
+    rows = [row for row in bundle.catalogue.rows_of_ids(shown(robot)).values()]
+    assert {product.category for product in bundle.catalogue.products(rows)} == {"Toys"}
+    assert robot["tier"] == "personal"
+    assert shown(plain) == shown(fridge) != shown(robot)
+    assert {decision.device for decision in decisions(robot)} == {"robot"}
+    assert {decision.device for decision in decisions(plain)} == {""}
+
+
 def test_a_policy_without_chance_has_propensity_one(account: Account) -> None:
     bring(LIKES)
     assert {decision.propensity for decision in decisions(ask(slot="cart"))} == {1.0}

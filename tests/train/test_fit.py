@@ -55,7 +55,7 @@ def test_learns_that_each_item_is_followed_by_the_next(tmp_path: Path) -> None:
     assert history.epochs[history.best].metrics["mrr@10"] > 0.9
     towers, meta = load(tmp_path)
     assert meta.metrics == history.epochs[history.best].metrics
-    assert meta.vocabulary == {"categories": ["toys"], "brands": ["acme"]}
+    assert meta.vocabulary == Vocabulary(("toys",), ("acme",)).names()
     assert (meta.item_ids[3], meta.watermark_s, towers.shape) == ("sku-3", 480, SHAPE)
     assert list((tmp_path / "tensorboard").iterdir())
 

@@ -7,8 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from functions.core.features import Vocabulary, item_features
 from tests.train.test_evaluate import interactions
-from train.handover import HALF_LIFE_S, popularity, write_held_out, write_products
+from train.checkpoint import BadCheckpoint
+from train.handover import (
+    HALF_LIFE_S,
+    popularity,
+    read_features,
+    write_held_out,
+    write_products,
+    write_vectors,
+)
 from train.split import split
 
 
@@ -37,3 +46,22 @@ def test_held_out_users_keep_their_order_and_their_targets(tmp_path: Path) -> No
     assert held["item"].tolist() == [0, 2, 1]
     assert held["target_bounds"].tolist() == [0, 1, 2]
     assert held["target"].tolist() == [4, 3]
+
+
+def test_vectors_are_handed_over_as_they_are_and_a_cut_file_is_refused(tmp_path: Path) -> None:
+    vocabulary = Vocabulary(vectors=(("image", 2),))
+    products = [{"item_id": "a", "title": "Tea"}, {"item_id": "b"}]
+    features = item_features(products, vocabulary, {"image": np.array([[3, 4], [0, 0]], np.float32)})
+    write_vectors(tmp_path, features)
+    found = read_features(tmp_path, products, vocabulary)
+    assert found.vectors.tolist() == features.vectors.tolist() == [[np.float32(0.6), np.float32(0.8)], [0, 0]]
+    assert np.array_equal(found.text, features.text)
+    path = tmp_path / "vectors.f32"
+    for damage in (b"", path.read_bytes()[:-4], np.full(4, np.nan, "<f4").tobytes()):
+        path.write_bytes(damage)
+        with pytest.raises(BadCheckpoint, match=r"vectors\.f32: .* numbers; expected finite ones, 2 x 2"):
+            read_features(tmp_path, products, vocabulary)
+    write_vectors(tmp_path, item_features(products, Vocabulary()))
+    assert not path.exists()
+    with pytest.raises(BadCheckpoint, match=r"vectors\.f32: 0 numbers"):
+        read_features(tmp_path, products, vocabulary)

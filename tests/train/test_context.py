@@ -11,7 +11,7 @@ import torch
 from functions.core.context import NAMES_AT, Context, table_rows
 from tests.train.test_fit import ITEMS, QUICK, SHAPE, circle, features
 from train.context import ContextTable, event_codes, has_context, next_event, request_vectors
-from train.dataset import windows
+from train.dataset import histories
 from train.evaluate import candidates, embed_items
 from train.log import Interactions
 from train.split import split
@@ -59,7 +59,7 @@ def test_made_up_times_and_times_that_never_differ_are_no_context() -> None:
 
 def test_a_target_has_its_own_context_and_not_the_event_befores() -> None:
     log = shuffled_times(circle(users=3, length=6))
-    made = windows(log, 8).batch(torch.arange(3))
+    made = histories(log).cut(8).batch(torch.arange(3))
     codes = event_codes(log)
     for row in range(3):
         own = np.flatnonzero(log.user == row)
@@ -76,7 +76,7 @@ def test_the_next_event_is_the_first_that_training_lacks() -> None:
 
 def test_without_a_context_nothing_is_learnt_or_added() -> None:
     trainer = Trainer(circle(), features(), SHAPE, QUICK, 10)
-    batch = windows(circle(), QUICK.window).batch(torch.arange(8)).to(trainer.device)
+    batch = histories(circle()).cut(QUICK.window).batch(torch.arange(8)).to(trainer.device)
     for _ in range(3):
         trainer.step(batch, "here")
     assert not trainer.objective.towers.context.table.any()
@@ -94,7 +94,10 @@ def by_device() -> Interactions:
 def test_a_world_that_only_the_device_explains_is_explained_by_it() -> None:
     log, shape = by_device(), dataclasses.replace(SHAPE, devices=2)
     parts = split(log, "leave-one-out")
-    trainer, made = Trainer(parts.train, features(), shape, QUICK, 80), windows(parts.train, QUICK.window)
+    trainer, made = (
+        Trainer(parts.train, features(), shape, QUICK, 80),
+        histories(parts.train).cut(QUICK.window),
+    )
     batch = made.batch(torch.arange(len(made.length))).to(trainer.device)
     for _ in range(80):
         trainer.step(batch, "here")

@@ -53,9 +53,21 @@ class Objective(nn.Module):
         self.register_buffer("popularity", (counts / counts.sum()).float(), persistent=False)
         self.register_buffer("negatives", negative_distribution(counts), persistent=False)
         self.content = list(features.columns())
+        self._leave_out({name for name, column in features.columns().items() if not column.any()})
         for name, column in features.columns().items():
             column = np.ascontiguousarray(column)
             self.register_buffer(f"content_{name}", torch.from_numpy(column), persistent=False)
+
+    def _leave_out(self, missing: set[str]) -> None:
+        """Content that no item has adds nothing, and takes no time: its table is zero and is not trained."""
+        item = self.towers.item
+        tables = {"category": item.categories, "brand": item.brands, "price": item.prices, "text": item.texts}
+        for name in missing & tables.keys():
+            nn.init.zeros_(tables[name].weight)
+            tables[name].requires_grad_(False)
+        if missing >= tables.keys() | (set(self.content) - tables.keys()):
+            item.hidden.requires_grad_(False)
+            item.mixed.requires_grad_(False)
 
     def embed(self, rows: Tensor) -> Tensor:
         """Embeddings of item rows, [n] -> [n, d]."""
@@ -150,8 +162,8 @@ class Trainer:
     def _average(self, horizon: float) -> None:
         """Exponential mean, shorter at the start, where there is less to look back on."""
         pace = max(1.0 / (1.0 + horizon), 1.0 / (1.0 + self.done / 10.0))
-        kept: list[Tensor] = list(self.averaged.parameters())
-        new: list[Tensor] = list(self.objective.parameters())
+        both = zip(self.averaged.parameters(), self.objective.parameters(), strict=True)
+        kept, new = zip(*((a, b) for a, b in both if b.requires_grad), strict=True)
         torch._foreach_lerp_(kept, new, pace)
 
     def _schedule(self) -> None:
@@ -215,9 +227,9 @@ def _groups(objective: Objective, options: Options) -> list[dict[str, Any]]:
     """Matrices decay to zero, biases and norms do not; the items' tables learn faster, decay alike."""
     tables = [m.weight for m in objective.towers.item.modules() if isinstance(m, nn.Embedding)]
     known = {id(table) for table in tables}
-    rest = [p for p in objective.parameters() if id(p) not in known]
+    rest = [p for p in objective.parameters() if p.requires_grad and id(p) not in known]
     split = [
-        (tables, options.item_rate, options.weight_decay / options.item_rate),
+        ([t for t in tables if t.requires_grad], options.item_rate, options.weight_decay / options.item_rate),
         ([p for p in rest if p.dim() > 1], 1.0, options.weight_decay),
         ([p for p in rest if p.dim() <= 1], 1.0, 0.0),
     ]

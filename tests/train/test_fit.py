@@ -72,6 +72,17 @@ def test_an_event_type_that_the_log_lacks_is_served_as_other(tmp_path: Path) -> 
     assert not torch.equal(kinds[1], kinds[0])
 
 
+def test_content_that_no_item_has_is_not_trained_and_adds_nothing(tmp_path: Path) -> None:
+    train(tmp_path, dataclasses.replace(QUICK, epochs=2))
+    item = load(tmp_path)[0].item
+    for table in (item.categories, item.brands, item.prices, item.texts):
+        assert not table.weight.any()
+    some = dataclasses.replace(features(), price=np.arange(ITEMS))
+    objective = Trainer(circle(), some, SHAPE, QUICK, 10).objective
+    trained = {name for name, p in objective.towers.item.named_parameters() if p.requires_grad}
+    assert trained == {"ids.weight", "prices.weight", "hidden.weight", "mixed.weight"}
+
+
 def test_one_seed_gives_one_model(tmp_path: Path) -> None:
     short = dataclasses.replace(QUICK, epochs=2)
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):

@@ -14,15 +14,17 @@ from tqdm import tqdm
 
 from functions.core.events import EVENT_TYPES, Event
 from functions.core.features import Int64, ItemFeatures
-from functions.core.fold import Encoder, fold
+from functions.core.fold import Encoder, fold_histories
+from functions.core.histories import Histories, bounds_of
 from functions.core.repeats import Repeats
-from functions.core.user_row import Float16, UserRow, item_key
+from functions.core.user_row import Float16, UserRow, event_hash, item_key
 from train.baselines import BASELINES
 from train.log import Interactions
 from train.split import Split
 from train.towers import Towers
 
 USERS_AT_ONCE = 512
+FOLDED_AT_ONCE = 4096
 CUTS = (10, 20)
 CANDIDATES = 200
 WEIGHTS = (0.0, -16.0, -4.0, -1.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
@@ -69,17 +71,33 @@ def embed_items(towers: Towers, features: ItemFeatures) -> Float16:
 def user_rows(log: Interactions, users: list[int], encoder: Encoder) -> list[UserRow]:
     """The stored row of each user after the user's history, [users]."""
     rows: dict[int, UserRow] = {}
+    keys = [item_key(item_id) for item_id in log.item_ids]
     order = np.argsort(log.user, kind="stable")
     bounds = np.searchsorted(log.user[order], [[u, u + 1] for u in users])
     by_length = np.argsort(bounds[:, 1] - bounds[:, 0], kind="stable")  # so that a round is full to its end
     with tqdm(total=len(users), desc="fold", unit="user", disable=None) as bar:
-        for at in range(0, len(users), USERS_AT_ONCE):
-            chunk = by_length[at : at + USERS_AT_ONCE]
-            histories = [[_event(log, int(row)) for row in order[slice(*bounds[user])]] for user in chunk]
-            folded, _ = fold([encoder.empty()] * len(histories), histories, encoder)
+        for at in range(0, len(users), FOLDED_AT_ONCE):
+            chunk = by_length[at : at + FOLDED_AT_ONCE]
+            events = _histories(log, [order[slice(*bounds[user])] for user in chunk], keys)
+            folded, _ = fold_histories([encoder.empty()] * len(chunk), events, encoder)
             rows.update(zip(chunk.tolist(), folded, strict=True))
             bar.update(len(chunk))
     return [rows[position] for position in range(len(users))]
+
+
+def _histories(log: Interactions, rows: list[NDArray[np.int64]], keys: list[bytes]) -> Histories:
+    """Some users' rows of the log as the fold takes them: what `histories` makes of `_event`s."""
+    at = np.concatenate(rows)
+    used, item = np.unique(log.item[at], return_inverse=True)
+    return Histories(
+        bounds=bounds_of([len(some) for some in rows]),
+        event=[event_hash(str(row)) for row in at.tolist()],
+        items=[keys[row] for row in used.tolist()],
+        item=item,
+        kind=log.kind[at].astype(np.int64),
+        time_s=np.maximum(log.time_s[at], 0),
+        value=log.value[at].astype(np.float64),
+    )
 
 
 def _event(log: Interactions, row: int) -> Event:

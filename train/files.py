@@ -26,16 +26,36 @@ REJECTED = (
 )
 
 
-def find_files(source: str | Path, downloads: Path) -> list[Path]:
+def find_files(source: str | Path) -> list[str]:
     """The supported files of a file, a folder or an s3:// address, by name; raises UnusableLog for none."""
-    if str(source).startswith("s3://"):
-        _download(str(source), downloads)
-        source = downloads
     path = Path(source)
-    found = sorted(file for file in path.iterdir() if file.suffix in FORMATS) if path.is_dir() else [path]
-    if not found or not found[0].is_file() or found[0].suffix not in FORMATS:
+    if str(source).startswith("s3://"):
+        found = _objects(str(source))
+    elif path.is_dir():
+        found = sorted(str(file) for file in path.iterdir() if file.suffix in FORMATS and file.is_file())
+    else:
+        found = [str(path)] if path.is_file() and path.suffix in FORMATS else []
+    if not found:
         raise UnusableLog(f"no log at {source}; expected a file or a folder of {', '.join(FORMATS)}")
     return found
+
+
+def fetch(address: str, scratch: Path) -> Path:
+    """The file at an address, copied into `scratch` if it is in a bucket."""
+    if not address.startswith("s3://"):
+        return Path(address)
+    bucket, _, key = address.removeprefix("s3://").partition("/")
+    target = scratch / key.replace("/", "_")
+    _s3().download_file(bucket, key, str(target))
+    return target
+
+
+def write_parquet(rows: Any, file: Path, target: Path) -> None:
+    """The rows made of an opened file, in its order, as a Parquet file; raises UnusableLog."""
+    try:
+        rows.to_parquet(target)
+    except duckdb.Error as error:  # what is found only when all of it is read
+        raise _unreadable(file, error) from error
 
 
 def open_file(database: Any, file: Path, scratch: Path) -> tuple[Any, list[str]]:
@@ -52,7 +72,7 @@ def open_file(database: Any, file: Path, scratch: Path) -> tuple[Any, list[str]]
             return _open_lines(database, file), []
         return database.read_json(str(file), format="auto", records="true", sample_size=-1), []
     except duckdb.Error as error:
-        raise UnusableLog(f"{file} is no readable {file.suffix[1:]} file: {error}") from error
+        raise _unreadable(file, error) from error
 
 
 def take_rejected(database: Any) -> list[str]:
@@ -69,18 +89,24 @@ def _rejected(database: Any) -> list[tuple[str, int, str, int]]:
     return rows
 
 
-def _download(address: str, folder: Path) -> None:
-    """Fetches the objects under an s3:// address; boto3 itself honours AWS_ENDPOINT_URL."""
-    import boto3  # not needed by who reads local files
+def _s3() -> Any:
+    import boto3  # not needed by who reads local files; honours AWS_ENDPOINT_URL
 
+    return boto3.client("s3")
+
+
+def _objects(address: str) -> list[str]:
+    """The addresses of the supported files at or under an s3:// address, by name."""
     bucket, _, prefix = address.removeprefix("s3://").partition("/")
-    folder.mkdir(parents=True)
-    client = boto3.client("s3")
-    for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
-        for key in (entry["Key"] for entry in page.get("Contents", [])):
-            inside = key == prefix or key.startswith(f"{prefix.rstrip('/')}/".lstrip("/"))
-            if inside and Path(key).suffix in FORMATS:
-                client.download_file(bucket, key, str(folder / key.replace("/", "_")))
+    pages = _s3().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+    keys = (entry["Key"] for page in pages for entry in page.get("Contents", []))
+    inside = (key for key in keys if key == prefix or key.startswith(f"{prefix.rstrip('/')}/".lstrip("/")))
+    return sorted(f"s3://{bucket}/{key}" for key in inside if Path(key).suffix in FORMATS)
+
+
+def _unreadable(file: Path, error: Exception) -> UnusableLog:
+    reason = str(error).strip().splitlines()[0]
+    return UnusableLog(f"{file} is no readable {file.suffix[1:]} file: {reason}")
 
 
 def _open_csv(database: Any, file: Path, scratch: Path) -> tuple[Any, list[str]]:

@@ -6,7 +6,6 @@ import tomllib
 from collections.abc import Mapping as MappingType
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 
 from functions.core.errors import VitrineError
 
@@ -60,8 +59,6 @@ class Drop:
 
 
 Source = str | Constant
-NO_NAMES: MappingType[str, str] = MappingProxyType({})
-NO_SOURCES: MappingType[str, Source] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +69,9 @@ class Mapping:
     files whose row order means nothing (a basket sorted by product would teach the order of the products).
     """
 
-    events: MappingType[str, Source] = field(default_factory=lambda: NO_SOURCES)
-    items: MappingType[str, Source] = field(default_factory=lambda: NO_SOURCES)
-    types: MappingType[str, str] = field(default_factory=lambda: NO_NAMES)
+    events: MappingType[str, Source] = field(default_factory=dict)
+    items: MappingType[str, Source] = field(default_factory=dict)
+    types: MappingType[str, str] = field(default_factory=dict)
     drops: tuple[Drop, ...] = ()
     ties: str = "log"
 

@@ -18,6 +18,7 @@ from functions.core.errors import VitrineError
 from functions.core.features import ItemFeatures, Vocabulary, item_features
 from functions.core.repeats import Repeats
 from train.checkpoint import load, write_meta
+from train.engines import ENGINES
 from train.evaluate import Candidates, candidates, choose_repeats, embed_items, evaluate, evaluate_baselines
 from train.fit import fit, process_group
 from train.handover import write_held_out, write_popularity, write_products
@@ -42,7 +43,8 @@ def main(arguments: list[str] | None = None) -> int:
 def _main(options: argparse.Namespace, started: float, first: bool) -> int:
     try:
         options.out.mkdir(parents=True, exist_ok=True)
-        log = read_log(options.events, options.items, load_mapping(options.map) if options.map else None)
+        mapping = load_mapping(options.map) if options.map else None
+        log = read_log(options.events, options.items, mapping, engine=options.engine)
         if first:
             print(log.summary(), flush=True)
         report = _run(log, options, first)
@@ -62,6 +64,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--events", required=True, help="file, folder or s3:// address of the log")
     parser.add_argument("--items", help="file of the catalogue")
     parser.add_argument("--map", help="TOML file that maps the columns")
+    parser.add_argument("--engine", choices=ENGINES, default="duckdb", help="what cleans the log")
     parser.add_argument("--split", choices=SPLITS, default="time")
     parser.add_argument("--out", required=True, type=Path, help="folder for the checkpoint")
     parser.add_argument("--epochs", type=int, help="instead of what the rules say")

@@ -7,8 +7,9 @@ from typing import Any
 
 import ibis
 
-from functions.core.events import EVENT_TYPES
+from functions.core.events import EVENT_TYPES, MAX_ID
 from train.engines import Engine
+from train.files import shown
 from train.mapping import EVENT_COLUMNS, ITEM_COLUMNS, Mapping
 from train.staging import Staging
 
@@ -21,6 +22,7 @@ NO_NUMBER = ("nan", "null", "none", "na", "n/a", "-")  # what files write for a 
 SHOWN = {
     "missing_user": "user_id",
     "missing_item": "item_id",
+    "item_id_too_long": "item_id",
     "unknown_type": "type_text",
     "impossible_time": "time_text",
     "negative_value": "value_text",
@@ -69,7 +71,10 @@ class Cleaning:
         staged = self._stage("items", files)
         again = ibis.row_number().over(group_by=staged.item_id, order_by=staged.seq) > 0
         reason = ibis.cases(
-            (staged.item_id.isnull(), "missing_item"), (again, "duplicate_item"), else_=ibis.null(str)
+            (staged.item_id.isnull(), "missing_item"),
+            (staged.item_id.length() > MAX_ID, "item_id_too_long"),
+            (again, "duplicate_item"),
+            else_=ibis.null(str),
         )
         judged = self.engine.keep("judged_items", staged.mutate(reason=reason))
         self._count(judged)
@@ -116,8 +121,8 @@ class Cleaning:
         rank = ibis.row_number().over(group_by=bad.reason, order_by=bad.seq)
         first = bad.mutate(rank=rank).filter(ibis._.rank < EXAMPLES).order_by("seq")
         for row in self.engine.rows(first).to_pylist():
-            shown = row[SHOWN.get(row["reason"], "rule_text")]
-            self._add(row["reason"], 0, [f"row {row['row']}: {shown!r} ({row['file']})"])
+            value = row[SHOWN.get(row["reason"], "rule_text")]
+            self._add(row["reason"], 0, [f"row {row['row']}: {shown(value)} ({row['file']})"])
 
     def _count_not_numbers(self, kept: Any, name: str) -> None:
         """Rows that are kept without a number that they have and that is none."""
@@ -135,6 +140,7 @@ def _event_reason(staged: Any) -> Any:
         (staged.rule.notnull(), staged.rule),
         (staged.user_id.isnull(), "missing_user"),
         (staged.item_id.isnull(), "missing_item"),
+        (staged.item_id.length() > MAX_ID, "item_id_too_long"),
         (staged.type.isnull() | staged.type.notin(EVENT_TYPES), "unknown_type"),
         (staged.time.isnull(), "impossible_time"),
         (staged.value < 0, "negative_value"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
@@ -109,8 +110,17 @@ def _duckdb(folder: Path) -> Any:
         connection.disconnect()
 
 
-@contextmanager
-def _spark(folder: Path) -> Any:
+def spark_session(**settings: str) -> Any:
+    """The session that there is, or one with these settings and executors in this interpreter's environment.
+
+    Raises MissingEngine.
+    """
+    sessions = _spark_sessions()
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    return sessions.builder.appName("vitrine").config(map=settings).getOrCreate()
+
+
+def _spark_sessions() -> Any:
     try:
         from pyspark.sql import SparkSession
     except ImportError as error:
@@ -119,13 +129,18 @@ def _spark(folder: Path) -> Any:
         ) from error
     if not (os.environ.get("JAVA_HOME") or shutil.which("java")):
         raise MissingEngine("engine spark: no `java` on the PATH and no JAVA_HOME; expected Java 17 or newer")
-    found = SparkSession.getActiveSession()
-    defaults = {"spark.ui.showConsoleProgress": "false", "spark.sql.warehouse.dir": str(folder)}
-    session = found or SparkSession.builder.appName("vitrine").config(map=defaults).getOrCreate()
+    return SparkSession
+
+
+@contextmanager
+def _spark(folder: Path) -> Any:
+    found = _spark_sessions().getActiveSession()
+    settings = {"spark.ui.showConsoleProgress": "false", "spark.sql.warehouse.dir": str(folder / "warehouse")}
+    session = found or spark_session(**settings)
     try:
         yield Spark(ibis.pyspark.connect(session), folder)
     finally:
-        if found is None:
+        if found is None:  # training may take hours, and needs no cluster
             session.stop()
 
 

@@ -5,6 +5,7 @@ Every metric ranks the whole catalogue. A user's targets are what the user did i
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +26,7 @@ from train.towers import Towers
 
 USERS_AT_ONCE = 512
 FOLDED_AT_ONCE = 4096
+ROWS_AT_ONCE = 20_000
 CUTS = (10, 20)
 CANDIDATES = 200
 WEIGHTS = (0.0, -16.0, -4.0, -1.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
@@ -158,16 +160,22 @@ class Candidates:
 def candidates(log: Interactions, users: list[int], towers: Towers, table: Float16) -> list[Candidates]:
     """What each user's row, folded as it is when served, proposes from the embeddings `table` [N, d]."""
     items = TowerItems(log.item_ids, table)
-    rows = user_rows(log, users, torch_encoder(towers, items))
+    encoder = torch_encoder(towers, items)
     whole = torch.from_numpy(table.astype(np.float32)).T
     found = []
-    for at in range(0, len(rows), USERS_AT_ONCE):
-        part = rows[at : at + USERS_AT_ONCE]
+    for part in _row_chunks(log, users, encoder):
         vectors = np.stack([row.vector for row in part]).astype(np.float32)
         scores, best = (torch.from_numpy(vectors) @ whole).topk(min(CANDIDATES, len(table)), 1)
         for row, s, b, vector in zip(part, scores.numpy(), best.numpy(), vectors, strict=True):
             found.append(Candidates((b, s), [items.row(entry.item) for entry in row.ring], vector))
     return found
+
+
+def _row_chunks(log: Interactions, users: list[int], encoder: Encoder) -> Iterator[list[UserRow]]:
+    """The users' rows, USERS_AT_ONCE at a time; no more than ROWS_AT_ONCE are held."""
+    for at in range(0, len(users), ROWS_AT_ONCE):
+        rows = user_rows(log, users[at : at + ROWS_AT_ONCE], encoder)
+        yield from (rows[first : first + USERS_AT_ONCE] for first in range(0, len(rows), USERS_AT_ONCE))
 
 
 def choose_repeats(proposed: list[Candidates], targets: list[NDArray[np.int64]], table: Float16) -> Repeats:

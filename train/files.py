@@ -16,9 +16,12 @@ import duckdb
 from train.mapping import EVENT_COLUMNS, UnusableLog
 
 LINES = (".jsonl", ".ndjson")
-FORMATS = (".csv", ".tsv", *LINES, ".json", ".parquet")
+TABLES = (".csv", ".tsv")
+FORMATS = (*TABLES, *LINES, ".json", ".parquet")
 UNCLOSED = 100  # lines with a quote that nothing closes, beyond which a file is refused
 CHUNK = 2**20
+LONGEST_SHOWN = 200  # characters of a value or line in a message
+UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 REJECTED = (
     "SELECT any_value(s.file_path), e.line, any_value(e.csv_line), min(e.line_byte_position) "
     "FROM reject_errors e JOIN reject_scans s USING (scan_id, file_id) "
@@ -63,10 +66,19 @@ def open_file(database: Any, file: Path, scratch: Path) -> tuple[Any, list[str]]
 
     `scratch`: a folder for the copy of a file that cannot be read as it is. Raises UnusableLog.
     """
+    with file.open("rb") as data:
+        start = data.read(2)
+    if not start:
+        header = (
+            f"; expected a header line such as {','.join(EVENT_COLUMNS)}" if file.suffix in TABLES else ""
+        )
+        raise UnusableLog(f"{file} is empty{header}")
+    if start in UTF_16:
+        raise UnusableLog(f"{file} is UTF-16; expected UTF-8 (iconv -f UTF-16 -t UTF-8)")
     try:
         if file.suffix == ".parquet":
             return database.read_parquet(str(file)), []
-        if file.suffix in (".csv", ".tsv"):
+        if file.suffix in TABLES:
             return _open_csv(database, file, scratch)
         if file.suffix in LINES:
             return _open_lines(database, file), []
@@ -77,7 +89,14 @@ def open_file(database: Any, file: Path, scratch: Path) -> tuple[Any, list[str]]
 
 def take_rejected(database: Any) -> list[str]:
     """The lines of the CSV scans so far that could not be split into columns; they are told once."""
-    return [f"line {line}: {text!r} ({Path(path).name})" for path, line, text, _ in _rejected(database)]
+    return [f"line {line}: {shown(text)} ({Path(path).name})" for path, line, text, _ in _rejected(database)]
+
+
+def shown(value: str | None) -> str:
+    """A value as a message quotes it: whole, unless it is long."""
+    if value is None or len(value) <= LONGEST_SHOWN:
+        return repr(value)
+    return f"{value[:LONGEST_SHOWN]!r}… ({len(value):,} characters)"
 
 
 def _rejected(database: Any) -> list[tuple[str, int, str, int]]:
@@ -116,7 +135,7 @@ def _open_csv(database: Any, file: Path, scratch: Path) -> tuple[Any, list[str]]
     delimiter = max(",;\t|", key=header.count)
     names = next(csv.reader([header], delimiter=delimiter), [])
     if not names:
-        raise UnusableLog(f"{file} is empty; expected a header line such as {','.join(EVENT_COLUMNS)}")
+        raise UnusableLog(f"{file} has no header; expected a line such as {','.join(EVENT_COLUMNS)}")
     if not _has_quotes(file):
         return _scan(database, file, names, delimiter), []
     return _without_unclosed(database, file, names, delimiter, scratch)
@@ -153,7 +172,7 @@ def _without_unclosed(
         if len(left_out) == UNCLOSED:
             raise UnusableLog(f"{file}: more than {UNCLOSED} lines with an unclosed quote; {left_out[-1]}")
         _, line, text, start = swallowing[0]
-        left_out.append(f"line {line + len(left_out)}: {text.strip().splitlines()[0]!r} ({file.name})")
+        left_out.append(f"line {line + len(left_out)}: {shown(text.strip().splitlines()[0])} ({file.name})")
         shorter = scratch / f"{len(left_out) % 2}" / file.name
         shorter.parent.mkdir(exist_ok=True)
         _copy_without_line(source, shorter, start)

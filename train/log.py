@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from functions.core.events import KINDS
+from functions.core.events import KINDS, MAX_VALUE
 from train.cleaning import Cleaning
 from train.engines import ENGINES
 from train.files import find_files
@@ -33,7 +33,7 @@ class Interactions:
     item: npt.NDArray[np.int32]  # [n]
     kind: npt.NDArray[np.int8]  # [n] code of the event type, 1..7
     time_s: npt.NDArray[np.int64]  # [n]
-    value: npt.NDArray[np.float32]  # [n] nan: none
+    value: npt.NDArray[np.float32]  # [n] up to MAX_VALUE, nan: none
     user_ids: list[str]
     item_ids: list[str]
 
@@ -81,7 +81,7 @@ class Log:
             item=rows.astype(np.int32)[place],
             kind=kinds[kind],
             time_s=self.events["time"].cast(pa.int64()).to_numpy() // 1_000_000,
-            value=self.events["value"].to_numpy().astype(np.float32),
+            value=self.events["value"].to_numpy().clip(max=MAX_VALUE).astype(np.float32),
             user_ids=user_ids.to_pylist(),
             item_ids=items.to_pylist(),
         )
@@ -110,7 +110,7 @@ def read_log(
         table = running.rows(cleaning.in_order(kept), codes=CODES)
         products = running.rows(catalogue)
     if not table.num_rows:
-        lost = _dropped_lines(cleaning.dropped, cleaning.examples)
+        lost = _dropped_lines(cleaning.dropped, cleaning.examples) or ["  there is no row at all"]
         raise UnusableLog("\n".join([f"no usable event in {events}", *lost]))
     table = table.set_column(3, "time", table["time"].cast(pa.timestamp("us")))
     return Log(table, _titled_first(products), cleaning.dropped, cleaning.examples)

@@ -48,21 +48,19 @@ class Cleaning:
     def events(self, files: Sequence[str]) -> Any:
         """The clean events of the files."""
         staged = self._stage("events", files)
-        judged = self.engine.keep("judged_events", staged.mutate(reason=_event_reason(staged)))
-        good = judged.filter(judged.reason.isnull()).drop("reason")
-        again = ibis.row_number().over(group_by=EVENT_COLUMNS, order_by=good.seq) > 0
-        good = self.engine.keep(
-            "good_events", good.mutate(reason=ibis.ifelse(again, "duplicate", ibis.null(str)))
-        )
-        once = good.filter(good.reason.isnull())
-        hours = once.group_by(["user_id", (once.time / HOUR_US).floor().name("hour")]).aggregate(
-            n=once.count()
-        )
+        staged = staged.mutate(reason=_event_reason(staged))
+        good = staged.reason.isnull()
+        again = ibis.row_number().over(group_by=[good, *EVENT_COLUMNS], order_by=staged.seq) > 0
+        reason = ibis.cases((~good, staged.reason), (again, "duplicate"), else_=ibis.null(str))
+        judged = self.engine.keep("judged_events", staged.mutate(reason=reason))
+        once = judged.filter(judged.reason.isnull())
+        hour = (once.time / HOUR_US).floor().name("hour")
+        hours = once.group_by(["user_id", hour]).aggregate(n=once.count())
         bots = hours.filter(hours.n > BOT_EVENTS_PER_HOUR).select("user_id").distinct()
+        bots = self.engine.keep("bots", bots)
         self._count(judged)
-        self._count(good)
         self._count(once.semi_join(bots, "user_id").mutate(reason=ibis.literal("bot")))
-        kept = self.engine.keep("events", once.anti_join(bots, "user_id"))
+        kept = once.anti_join(bots, "user_id")
         self._count_not_numbers(kept, "value")
         return kept
 
@@ -114,15 +112,14 @@ class Cleaning:
 
     def _count(self, judged: Any) -> None:
         """Adds the rows that have a reason to the counts, and the first three of each to the examples."""
-        bad = judged.filter(judged.reason.notnull())
-        counts = bad.group_by("reason").aggregate(n=bad.count())
-        for count in self.engine.rows(counts.order_by("reason")).to_pylist():
-            self._add(count["reason"], count["n"], [])
+        texts = sorted({*SHOWN.values(), "rule_text"} & set(judged.columns))
+        bad = judged.filter(judged.reason.notnull()).select("reason", "seq", "row", "file", *texts)
         rank = ibis.row_number().over(group_by=bad.reason, order_by=bad.seq)
-        first = bad.mutate(rank=rank).filter(ibis._.rank < EXAMPLES).order_by("seq")
-        for row in self.engine.rows(first).to_pylist():
+        first = bad.mutate(rank=rank, n=bad.count().over(group_by=bad.reason)).filter(ibis._.rank < EXAMPLES)
+        for row in self.engine.rows(first.order_by("seq")).to_pylist():
             value = row[SHOWN.get(row["reason"], "rule_text")]
-            self._add(row["reason"], 0, [f"row {row['row']}: {shown(value)} ({row['file']})"])
+            example = f"row {row['row']}: {shown(value)} ({row['file']})"
+            self._add(row["reason"], 0 if row["rank"] else row["n"], [example])
 
     def _count_not_numbers(self, kept: Any, name: str) -> None:
         """Rows that are kept without a number that they have and that is none."""

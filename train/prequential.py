@@ -364,7 +364,7 @@ def evaluate_checkpoint(
     """`summary` of a checkpoint on the latest part of the log, as `--split time` left it out of training."""
     towers, meta = load(folder)
     names = (tuple(meta.vocabulary[field]) for field in ("categories", "brands"))
-    lines = (folder / CATALOGUE).read_text(encoding="utf-8").splitlines()
+    lines = (folder / CATALOGUE).read_text(encoding="utf-8").rstrip("\n").split("\n")
     table = embed_items(towers, item_features([json.loads(line) for line in lines], Vocabulary(*names)))
     log = onto(log, meta.item_ids)
     start_s = start_of_test(split(log, "time").train)

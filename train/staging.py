@@ -166,7 +166,7 @@ def _time_us(column: Any, latest_s: float) -> Any:
     return ibis.coalesce(epoch, epoch_us(possible_stamp))
 
 
-@ibis.udf.scalar.builtin(signature=(("timestamp(6)",), "int64"))
+@ibis.udf.scalar.builtin(signature=(("timestamp(6)",), "int64"))  # type: ignore[untyped-decorator]
 def epoch_us(moment: Any) -> Any:
     """DuckDB's own: microseconds since 1970."""
 

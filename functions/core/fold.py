@@ -154,11 +154,11 @@ def _steps(rows: Sequence[UserRow], new: Histories) -> _Steps:
     """The steps of new events: a user's first has no gap, and where a client's clock went backwards the gap
     is 0."""
     gap_s = np.diff(new.time_s, prepend=new.time_s[:1])
-    active = np.flatnonzero(new.lengths)
-    first = new.bounds[active]
-    gap_s[first] = new.time_s[first] - np.array([rows[u].last_s for u in active], np.int64)
+    active = [row for row, some in zip(rows, new.lengths.tolist(), strict=True) if some]
+    first = new.bounds[:-1][new.lengths > 0]
+    gap_s[first] = new.time_s[first] - np.array([row.last_s for row in active], np.int64)
     gap_s = np.maximum(gap_s, 0)
-    gap_s[first[np.array([not rows[u].ring for u in active], bool)]] = -1
+    gap_s[first[np.array([not row.ring for row in active], np.bool_)]] = -1
     return _Steps(
         new.bounds, new.items, new.item, new.kind, gap=gap_bucket(gap_s), value=value_bucket(new.value)
     )

@@ -69,4 +69,4 @@ def bounds_of(lengths: Sequence[int] | Int64) -> Int64:
 
 def bounds_within(bounds: Int64, wanted: NDArray[np.bool_]) -> Int64:
     """The bounds once only the `wanted` events are left."""
-    return bounds_of(wanted)[bounds]
+    return bounds_of(wanted.astype(np.int64))[bounds]

@@ -15,6 +15,11 @@ help: ## list the commands
 	$(BIN)/pip install -q --disable-pip-version-check -e ".[train,export,local,demo,test,browser,check]"
 	touch $@
 
+# Spark is 400 MB: the tests run it, the demo does not
+.venv/installed-spark: .venv/installed
+	$(BIN)/pip install -q --disable-pip-version-check -e ".[spark]"
+	touch $@
+
 # what Lambda installs, and what its tests need: no torch, no pandas, no exporter
 .venv-functions/installed: functions/requirements.txt pyproject.toml
 	$(PYTHON) -m venv --clear .venv-functions
@@ -32,7 +37,7 @@ install: .venv/installed ## the environment alone (.venv)
 demo: install ## real shop data, a trained model, the whole cloud and a page; ONCE=1 stops after the visit
 	$(BIN)/python -m local.demo $(if $(filter-out 0,$(ONCE)),--once)
 
-test: install test-functions ## installs, then passes all tests
+test: install .venv/installed-spark test-functions ## installs, then passes all tests
 	$(BIN)/python -m pytest
 
 test-functions: .venv-functions/installed ## the functions' tests in an environment like Lambda's

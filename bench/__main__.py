@@ -7,6 +7,7 @@ import sys
 
 MEASUREMENTS = {
     "leave-one-out": "bench.leave_one_out",
+    "log": "bench.log",
     "step": "bench.step",
     "training": "bench.training",
 }

@@ -16,6 +16,7 @@ from typing import Any
 
 from functions.core.errors import VitrineError
 from train.card import CARD
+from train.engines import ENGINES
 from train.fit import UNFINISHED, process_group
 from train.options import LOSSES, Options
 from train.report import Report
@@ -82,6 +83,7 @@ def _asked(arguments: list[str]) -> Asked:
     )
     data.add_argument("--items", help="the catalogue: a file, folder or s3:// address")
     data.add_argument("--map", help="TOML file that maps the columns of both (train/maps has examples)")
+    data.add_argument("--engine", choices=ENGINES, default=Asked.engine, help="what cleans the log")
     data.add_argument(
         "--split",
         choices=SPLITS,

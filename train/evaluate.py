@@ -5,6 +5,7 @@ Every metric ranks the whole catalogue. A user's targets are what the user did i
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,15 +15,18 @@ from tqdm import tqdm
 
 from functions.core.events import EVENT_TYPES, Event
 from functions.core.features import Int64, ItemFeatures
-from functions.core.fold import Encoder, fold
+from functions.core.fold import Encoder, fold_histories
+from functions.core.histories import Histories, bounds_of
 from functions.core.repeats import Repeats
-from functions.core.user_row import Float16, UserRow, item_key
+from functions.core.user_row import Float16, UserRow, event_hash, item_key
 from train.baselines import BASELINES
 from train.log import Interactions
 from train.split import Split
 from train.towers import Towers
 
 USERS_AT_ONCE = 512
+FOLDED_AT_ONCE = 4096
+ROWS_AT_ONCE = 20_000
 CUTS = (10, 20)
 CANDIDATES = 200
 WEIGHTS = (0.0, -16.0, -4.0, -1.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
@@ -69,17 +73,33 @@ def embed_items(towers: Towers, features: ItemFeatures) -> Float16:
 def user_rows(log: Interactions, users: list[int], encoder: Encoder) -> list[UserRow]:
     """The stored row of each user after the user's history, [users]."""
     rows: dict[int, UserRow] = {}
+    keys = [item_key(item_id) for item_id in log.item_ids]
     order = np.argsort(log.user, kind="stable")
     bounds = np.searchsorted(log.user[order], [[u, u + 1] for u in users])
     by_length = np.argsort(bounds[:, 1] - bounds[:, 0], kind="stable")  # so that a round is full to its end
     with tqdm(total=len(users), desc="fold", unit="user", disable=None) as bar:
-        for at in range(0, len(users), USERS_AT_ONCE):
-            chunk = by_length[at : at + USERS_AT_ONCE]
-            histories = [[_event(log, int(row)) for row in order[slice(*bounds[user])]] for user in chunk]
-            folded, _ = fold([encoder.empty()] * len(histories), histories, encoder)
+        for at in range(0, len(users), FOLDED_AT_ONCE):
+            chunk = by_length[at : at + FOLDED_AT_ONCE]
+            events = _histories(log, [order[slice(*bounds[user])] for user in chunk], keys)
+            folded, _ = fold_histories([encoder.empty()] * len(chunk), events, encoder)
             rows.update(zip(chunk.tolist(), folded, strict=True))
             bar.update(len(chunk))
     return [rows[position] for position in range(len(users))]
+
+
+def _histories(log: Interactions, rows: list[NDArray[np.int64]], keys: list[bytes]) -> Histories:
+    """Some users' rows of the log as the fold takes them: what `histories` makes of `_event`s."""
+    at = np.concatenate(rows)
+    used, item = np.unique(log.item[at], return_inverse=True)
+    return Histories(
+        bounds=bounds_of([len(some) for some in rows]),
+        event=[event_hash(str(row)) for row in at.tolist()],
+        items=[keys[row] for row in used.tolist()],
+        item=item,
+        kind=log.kind[at].astype(np.int64),
+        time_s=np.maximum(log.time_s[at], 0),
+        value=log.value[at].astype(np.float64),
+    )
 
 
 def _event(log: Interactions, row: int) -> Event:
@@ -149,18 +169,24 @@ def candidates(
     context: vectors [U, d] of the moments at which the users ask (`train.context.request_vectors`).
     """
     items = TowerItems(log.item_ids, table)
-    rows = user_rows(log, users, torch_encoder(towers, items))
+    encoder = torch_encoder(towers, items)
     whole = torch.from_numpy(table.astype(np.float32)).T
     found = []
-    for at in range(0, len(rows), USERS_AT_ONCE):
-        part = rows[at : at + USERS_AT_ONCE]
+    for part in _row_chunks(log, users, encoder):
         vectors = np.stack([row.vector for row in part]).astype(np.float32)
         if context is not None:
-            vectors += context[at : at + USERS_AT_ONCE]
+            vectors += context[len(found) : len(found) + len(part)]
         scores, best = (torch.from_numpy(vectors) @ whole).topk(min(CANDIDATES, len(table)), 1)
         for row, s, b, vector in zip(part, scores.numpy(), best.numpy(), vectors, strict=True):
             found.append(Candidates((b, s), [items.row(entry.item) for entry in row.ring], vector))
     return found
+
+
+def _row_chunks(log: Interactions, users: list[int], encoder: Encoder) -> Iterator[list[UserRow]]:
+    """The users' rows, USERS_AT_ONCE at a time; no more than ROWS_AT_ONCE are held."""
+    for at in range(0, len(users), ROWS_AT_ONCE):
+        rows = user_rows(log, users[at : at + ROWS_AT_ONCE], encoder)
+        yield from (rows[first : first + USERS_AT_ONCE] for first in range(0, len(rows), USERS_AT_ONCE))
 
 
 def choose_repeats(proposed: list[Candidates], targets: list[NDArray[np.int64]], table: Float16) -> Repeats:

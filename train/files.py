@@ -16,9 +16,12 @@ import duckdb
 from train.mapping import EVENT_COLUMNS, UnusableLog
 
 LINES = (".jsonl", ".ndjson")
-FORMATS = (".csv", ".tsv", *LINES, ".json", ".parquet")
+TABLES = (".csv", ".tsv")
+FORMATS = (*TABLES, *LINES, ".json", ".parquet")
 UNCLOSED = 100  # lines with a quote that nothing closes, beyond which a file is refused
 CHUNK = 2**20
+LONGEST_SHOWN = 200  # characters of a value or line in a message
+UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 REJECTED = (
     "SELECT any_value(s.file_path), e.line, any_value(e.csv_line), min(e.line_byte_position) "
     "FROM reject_errors e JOIN reject_scans s USING (scan_id, file_id) "
@@ -26,16 +29,36 @@ REJECTED = (
 )
 
 
-def find_files(source: str | Path, downloads: Path) -> list[Path]:
+def find_files(source: str | Path) -> list[str]:
     """The supported files of a file, a folder or an s3:// address, by name; raises UnusableLog for none."""
-    if str(source).startswith("s3://"):
-        _download(str(source), downloads)
-        source = downloads
     path = Path(source)
-    found = sorted(file for file in path.iterdir() if file.suffix in FORMATS) if path.is_dir() else [path]
-    if not found or not found[0].is_file() or found[0].suffix not in FORMATS:
+    if str(source).startswith("s3://"):
+        found = _objects(str(source))
+    elif path.is_dir():
+        found = sorted(str(file) for file in path.iterdir() if file.suffix in FORMATS and file.is_file())
+    else:
+        found = [str(path)] if path.is_file() and path.suffix in FORMATS else []
+    if not found:
         raise UnusableLog(f"no log at {source}; expected a file or a folder of {', '.join(FORMATS)}")
     return found
+
+
+def fetch(address: str, scratch: Path) -> Path:
+    """The file at an address, copied into `scratch` if it is in a bucket."""
+    if not address.startswith("s3://"):
+        return Path(address)
+    bucket, _, key = address.removeprefix("s3://").partition("/")
+    target = scratch / key.replace("/", "_")
+    _s3().download_file(bucket, key, str(target))
+    return target
+
+
+def write_parquet(rows: Any, file: Path, target: Path) -> None:
+    """The rows made of an opened file, in its order, as a Parquet file; raises UnusableLog."""
+    try:
+        rows.to_parquet(target)
+    except duckdb.Error as error:  # what is found only when all of it is read
+        raise _unreadable(file, error) from error
 
 
 def open_file(database: Any, file: Path, scratch: Path) -> tuple[Any, list[str]]:
@@ -43,21 +66,37 @@ def open_file(database: Any, file: Path, scratch: Path) -> tuple[Any, list[str]]
 
     `scratch`: a folder for the copy of a file that cannot be read as it is. Raises UnusableLog.
     """
+    with file.open("rb") as data:
+        start = data.read(2)
+    if not start:
+        header = (
+            f"; expected a header line such as {','.join(EVENT_COLUMNS)}" if file.suffix in TABLES else ""
+        )
+        raise UnusableLog(f"{file} is empty{header}")
+    if start in UTF_16:
+        raise UnusableLog(f"{file} is UTF-16; expected UTF-8 (iconv -f UTF-16 -t UTF-8)")
     try:
         if file.suffix == ".parquet":
             return database.read_parquet(str(file)), []
-        if file.suffix in (".csv", ".tsv"):
+        if file.suffix in TABLES:
             return _open_csv(database, file, scratch)
         if file.suffix in LINES:
             return _open_lines(database, file), []
         return database.read_json(str(file), format="auto", records="true", sample_size=-1), []
     except duckdb.Error as error:
-        raise UnusableLog(f"{file} is no readable {file.suffix[1:]} file: {error}") from error
+        raise _unreadable(file, error) from error
 
 
 def take_rejected(database: Any) -> list[str]:
     """The lines of the CSV scans so far that could not be split into columns; they are told once."""
-    return [f"line {line}: {text!r} ({Path(path).name})" for path, line, text, _ in _rejected(database)]
+    return [f"line {line}: {shown(text)} ({Path(path).name})" for path, line, text, _ in _rejected(database)]
+
+
+def shown(value: str | None) -> str:
+    """A value as a message quotes it: whole, unless it is long."""
+    if value is None or len(value) <= LONGEST_SHOWN:
+        return repr(value)
+    return f"{value[:LONGEST_SHOWN]!r}… ({len(value):,} characters)"
 
 
 def _rejected(database: Any) -> list[tuple[str, int, str, int]]:
@@ -69,18 +108,24 @@ def _rejected(database: Any) -> list[tuple[str, int, str, int]]:
     return rows
 
 
-def _download(address: str, folder: Path) -> None:
-    """Fetches the objects under an s3:// address; boto3 itself honours AWS_ENDPOINT_URL."""
-    import boto3  # not needed by who reads local files
+def _s3() -> Any:
+    import boto3  # not needed by who reads local files; honours AWS_ENDPOINT_URL
 
+    return boto3.client("s3")
+
+
+def _objects(address: str) -> list[str]:
+    """The addresses of the supported files at or under an s3:// address, by name."""
     bucket, _, prefix = address.removeprefix("s3://").partition("/")
-    folder.mkdir(parents=True)
-    client = boto3.client("s3")
-    for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
-        for key in (entry["Key"] for entry in page.get("Contents", [])):
-            inside = key == prefix or key.startswith(f"{prefix.rstrip('/')}/".lstrip("/"))
-            if inside and Path(key).suffix in FORMATS:
-                client.download_file(bucket, key, str(folder / key.replace("/", "_")))
+    pages = _s3().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+    keys = (entry["Key"] for page in pages for entry in page.get("Contents", []))
+    inside = (key for key in keys if key == prefix or key.startswith(f"{prefix.rstrip('/')}/".lstrip("/")))
+    return sorted(f"s3://{bucket}/{key}" for key in inside if Path(key).suffix in FORMATS)
+
+
+def _unreadable(file: Path, error: Exception) -> UnusableLog:
+    reason = str(error).strip().splitlines()[0]
+    return UnusableLog(f"{file} is no readable {file.suffix[1:]} file: {reason}")
 
 
 def _open_csv(database: Any, file: Path, scratch: Path) -> tuple[Any, list[str]]:
@@ -90,7 +135,7 @@ def _open_csv(database: Any, file: Path, scratch: Path) -> tuple[Any, list[str]]
     delimiter = max(",;\t|", key=header.count)
     names = next(csv.reader([header], delimiter=delimiter), [])
     if not names:
-        raise UnusableLog(f"{file} is empty; expected a header line such as {','.join(EVENT_COLUMNS)}")
+        raise UnusableLog(f"{file} has no header; expected a line such as {','.join(EVENT_COLUMNS)}")
     if not _has_quotes(file):
         return _scan(database, file, names, delimiter), []
     return _without_unclosed(database, file, names, delimiter, scratch)
@@ -127,7 +172,7 @@ def _without_unclosed(
         if len(left_out) == UNCLOSED:
             raise UnusableLog(f"{file}: more than {UNCLOSED} lines with an unclosed quote; {left_out[-1]}")
         _, line, text, start = swallowing[0]
-        left_out.append(f"line {line + len(left_out)}: {text.strip().splitlines()[0]!r} ({file.name})")
+        left_out.append(f"line {line + len(left_out)}: {shown(text.strip().splitlines()[0])} ({file.name})")
         shorter = scratch / f"{len(left_out) % 2}" / file.name
         shorter.parent.mkdir(exist_ok=True)
         _copy_without_line(source, shorter, start)

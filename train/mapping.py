@@ -6,7 +6,6 @@ import tomllib
 from collections.abc import Mapping as MappingType
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 
 from functions.core.errors import VitrineError
 
@@ -61,8 +60,6 @@ class Drop:
 
 
 Source = str | Constant
-NO_NAMES: MappingType[str, str] = MappingProxyType({})
-NO_SOURCES: MappingType[str, Source] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +71,9 @@ class Mapping:
     `vectors` are the catalogue's columns of precomputed vectors; None: those of `train.vectors.DEFAULT`.
     """
 
-    events: MappingType[str, Source] = field(default_factory=lambda: NO_SOURCES)
-    items: MappingType[str, Source] = field(default_factory=lambda: NO_SOURCES)
-    types: MappingType[str, str] = field(default_factory=lambda: NO_NAMES)
+    events: MappingType[str, Source] = field(default_factory=dict)
+    items: MappingType[str, Source] = field(default_factory=dict)
+    types: MappingType[str, str] = field(default_factory=dict)
     drops: tuple[Drop, ...] = ()
     ties: str = "log"
     vectors: tuple[str, ...] | None = None

@@ -363,7 +363,7 @@ def evaluate_checkpoint(
 ) -> dict[str, object]:
     """`summary` of a checkpoint on the latest part of the log, as `--split time` left it out of training."""
     towers, meta = load(folder)
-    lines = (folder / CATALOGUE).read_text(encoding="utf-8").splitlines()
+    lines = (folder / CATALOGUE).read_text(encoding="utf-8").rstrip("\n").split("\n")
     products = [json.loads(line) for line in lines]
     table = embed_items(towers, read_features(folder, products, Vocabulary.read(meta.vocabulary)))
     log = onto(log, meta.item_ids)

@@ -39,7 +39,6 @@ from train.vectors import padded
 
 METRICS = "metrics.json"
 VALIDATION_USERS = 10_000  # who decide which epoch is kept
-TEST_USERS = {"time": 20_000, "leave-one-out": 50_000}  # the latter have one target each
 MAX_NAMES = 20_000  # categories, and brands, that get a row of their own; the rarest beyond are unknown
 
 
@@ -51,6 +50,7 @@ class Asked:
     out: Path
     items: str | None = None
     map: str | None = None
+    engine: str = "duckdb"
     split: str | None = None  # None: by time, or leave-one-out where the log has no times
     seed: int = Options.seed
     assignments: Sequence[str] = ()  # `name=value`, instead of what the rules say
@@ -84,7 +84,7 @@ class Task:
             tuple(interactions.slots),
         )
         features = item_features(_padded(products, items), vocabulary, padded(log.vectors, items))
-        parts = split(interactions, how, TEST_USERS[how], seed)
+        parts = split(interactions, how, seed=seed)
         inner = split(parts.train, how, VALIDATION_USERS, seed)
         return cls(interactions, products, features, vocabulary, parts, inner)
 
@@ -134,7 +134,7 @@ def _read(asked: Asked) -> tuple[Log, str]:
     """The log, and how it is split: a file of sequences has no times to split by."""
     mapping = load_mapping(asked.map) if asked.map else None
     if not is_sequences(asked.events):
-        return read_log(asked.events, asked.items, mapping), asked.split or "time"
+        return read_log(asked.events, asked.items, mapping, engine=asked.engine), asked.split or "time"
     if asked.split == "time":
         raise ValueError(f"--split time: {asked.events} has no times; expected --split leave-one-out")
     with tempfile.TemporaryDirectory() as folder:

@@ -12,7 +12,7 @@ from train.log import Interactions
 
 SPLITS = ("time", "leave-one-out")
 TEST_SHARE = 0.1  # of the events, the latest ones
-MOST_USERS = 20_000
+MOST_USERS = 100_000
 
 Targets = dict[int, NDArray[np.int64]]  # user → rows of the items to be found
 
@@ -42,7 +42,7 @@ def split(log: Interactions, how: str, most_users: int = MOST_USERS, seed: int =
     if not users.size:
         raise ValueError(
             f"{len(log.user)} events, split by {how}: no user of the test part has a history; "
-            "expected a log that covers a longer time"
+            f"expected a log that covers a longer time{', or --split leave-one-out' * (how == 'time')}"
         )
     chosen = np.sort(np.random.default_rng(seed).permutation(users)[:most_users])
     return Split(take(log, ~test), _targets(log.user[test], log.item[test], chosen))

@@ -26,6 +26,11 @@ class Vectors:
     reason: str
 
 
+def names(mapped: Sequence[str] | None) -> Sequence[str]:
+    """The columns to look at: those that a mapping names, or DEFAULT."""
+    return DEFAULT if mapped is None else mapped
+
+
 def staged(raw: Any, names: Sequence[str]) -> dict[str, Any]:
     """The columns `names` of a file's table: each as numbers, and as text where it was text."""
     found: dict[str, Any] = {}

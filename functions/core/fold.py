@@ -1,7 +1,7 @@
 """The fold: user row + events → user row. Live updates, replay and offline evaluation all run this.
 
-A batch is folded in rounds of one event per user, one call of the encoder's step per round. The step rounds
-its state to float16 inside, so no batching, redelivery or replay can change a bit of the result.
+A batch is folded as columns, in rounds of one event per user, one call of the encoder's step per round. The
+step rounds its state to float16 inside, so no batching, redelivery or replay can change a bit of the result.
 """
 
 from collections import deque
@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from functions.core.events import IMPRESSION, Event
 from functions.core.features import Int64, gap_bucket, value_bucket
-from functions.core.user_row import RING, Float16, RingEntry, UserRow, event_hash, item_key, new_row
+from functions.core.histories import Histories, bounds_of, bounds_within, histories
+from functions.core.user_row import RING, Float16, RingEntry, UserRow, new_row
 
 
 class Step(Protocol):
@@ -71,18 +72,25 @@ def fold(
     """
     if len(rows) != len(events):
         raise ValueError(f"{len(rows)} rows, {len(events)} lists of events; expected one list per row")
-    remembered: list[UserRow] = []
-    fresh: list[list[RingEntry]] = []
-    duplicates = 0
-    for row, batch in zip(in_space(rows, encoder), events, strict=True):
-        row, entries, skipped = _remember(row, batch)
-        remembered.append(row)
-        fresh.append(entries)
-        duplicates += skipped
-    states, vectors, folded = _advance(remembered, fresh, encoder)
-    unknown = sum(map(len, fresh)) - folded
-    result = [replace(r, state=s, vector=v) for r, s, v in zip(remembered, states, vectors, strict=True)]
-    return result, Folded(folded, duplicates, unknown)
+    return fold_histories(rows, histories(events), encoder)
+
+
+def fold_histories(
+    rows: Sequence[UserRow], events: Histories, encoder: Encoder
+) -> tuple[list[UserRow], Folded]:
+    """`fold` of events that are columns already; one history per row."""
+    counted = events.kind != IMPRESSION
+    remembered = _with_impressions(in_space(rows, encoder), events.take(~counted))
+    acts = events.take(counted)
+    new = acts.take(_unknown_to_ring(remembered, acts))
+    steps = _steps(remembered, new)
+    states, vectors, folded = _advance(remembered, steps, encoder)
+    rings, last_s = _rings(remembered, new, steps), _last_s(remembered, new)
+    result = [
+        replace(row, state=state, vector=vector, ring=ring, last_s=at)
+        for row, state, vector, ring, at in zip(remembered, states, vectors, rings, last_s, strict=True)
+    ]
+    return result, Folded(folded, len(acts.kind) - len(new.kind), len(new.kind) - folded)
 
 
 def in_space(rows: Sequence[UserRow], encoder: Encoder) -> list[UserRow]:
@@ -91,79 +99,141 @@ def in_space(rows: Sequence[UserRow], encoder: Encoder) -> list[UserRow]:
     result = list(rows)
     blank = encoder.empty()
     bare = [replace(rows[i], state=blank.state, vector=blank.vector, space=encoder.space) for i in foreign]
-    states, vectors, _ = _advance(bare, [r.ring for r in bare], encoder)
+    states, vectors, _ = _advance(bare, _ring_steps(bare), encoder)
     for i, row, state, vector in zip(foreign, bare, states, vectors, strict=True):
         result[i] = replace(row, state=state, vector=vector)
     return result
 
 
-def _remember(row: UserRow, events: Sequence[Event]) -> tuple[UserRow, list[RingEntry], int]:
-    """The row with the new events in its ring, those events, and how many it knew already."""
-    hashes, known = deque(e.event for e in row.ring), set(row.hashes)
-    new: list[tuple[bytes, Event]] = []
-    skipped = 0
-    for event in events:
-        if event.kind == IMPRESSION:
-            seen = (item_key(event.item_id), event.time_s)
-            row = row if seen in row.seen else row.with_impression(*seen)
-            continue
-        hashed = event_hash(event.event_id)
-        if hashed in known:
-            skipped += 1
-            continue
-        new.append((hashed, event))
-        known.add(hashed)
-        hashes.append(hashed)
-        if len(hashes) > RING:
-            known.discard(hashes.popleft())
-    entries = _entries(row, new)
-    last_s = new[-1][1].time_s if new else row.last_s
-    return replace(row, ring=(*row.ring, *entries)[-RING:], last_s=last_s), entries, skipped
+def _with_impressions(rows: Sequence[UserRow], impressions: Histories) -> list[UserRow]:
+    result = list(rows)
+    users = np.repeat(np.arange(len(rows)), impressions.lengths).tolist()
+    for u, item, time_s in zip(users, impressions.item.tolist(), impressions.time_s.tolist(), strict=True):
+        seen = (impressions.items[item], time_s)
+        if seen not in result[u].seen:
+            result[u] = result[u].with_impression(*seen)
+    return result
 
 
-def _entries(row: UserRow, new: Sequence[tuple[bytes, Event]]) -> list[RingEntry]:
-    """The ring's entries of new events, in order: a user's first has no gap, and where a client's clock
-    went backwards the gap is 0."""
-    times = [event.time_s for _, event in new]
-    gaps_s = np.maximum(np.diff(times, prepend=row.last_s), 0)
-    if not row.ring:
-        gaps_s[:1] = -1
-    values = value_bucket([np.nan if event.value is None else event.value for _, event in new]).tolist()
+def _unknown_to_ring(rows: Sequence[UserRow], acts: Histories) -> NDArray[np.bool_]:
+    """Which events the ring, as it is at each event's turn, does not remember."""
+    unknown = np.ones(len(acts.kind), bool)
+    for row, first, last in zip(rows, acts.bounds[:-1].tolist(), acts.bounds[1:].tolist(), strict=True):
+        hashes = acts.event[first:last]
+        if len(row.hashes.union(hashes)) < len(row.hashes) + len(hashes):
+            unknown[first:last] = _unknown_in_turn(row, hashes)
+    return unknown
+
+
+def _unknown_in_turn(row: UserRow, hashes: Sequence[bytes]) -> list[bool]:
+    ring, known = deque(e.event for e in row.ring), set(row.hashes)
+    unknown = []
+    for hashed in hashes:
+        unknown.append(hashed not in known)
+        if unknown[-1]:
+            known.add(hashed)
+            ring.append(hashed)
+            if len(ring) > RING:
+                known.discard(ring.popleft())
+    return unknown
+
+
+@dataclass(frozen=True)
+class _Steps:
+    """What the encoder is fed, [n], one user's after the other's; bounds [U + 1]; items are [M] keys."""
+
+    bounds: Int64
+    items: Sequence[bytes]
+    item: Int64
+    kind: Int64
+    gap: Int64  # buckets
+    value: Int64  # buckets
+
+
+def _steps(rows: Sequence[UserRow], new: Histories) -> _Steps:
+    """The steps of new events: a user's first has no gap, and where a client's clock went backwards the gap
+    is 0."""
+    gap_s = np.diff(new.time_s, prepend=new.time_s[:1])
+    active = [row for row, some in zip(rows, new.lengths.tolist(), strict=True) if some]
+    first = new.bounds[:-1][new.lengths > 0]
+    gap_s[first] = new.time_s[first] - np.array([row.last_s for row in active], np.int64)
+    gap_s = np.maximum(gap_s, 0)
+    gap_s[first[np.array([not row.ring for row in active], np.bool_)]] = -1
+    return _Steps(
+        new.bounds, new.items, new.item, new.kind, gap=gap_bucket(gap_s), value=value_bucket(new.value)
+    )
+
+
+def _ring_steps(rows: Sequence[UserRow]) -> _Steps:
+    """The steps that the rings remember."""
+    entries = [entry for row in rows for entry in row.ring]
+    places: dict[bytes, int] = {}
+    item = [places.setdefault(entry.item, len(places)) for entry in entries]
+    codes = np.array([(entry.kind, entry.gap, entry.value) for entry in entries], np.int64).reshape(-1, 3)
+    bounds = bounds_of([len(row.ring) for row in rows])
+    return _Steps(bounds, list(places), np.array(item, np.int64), *codes.T)
+
+
+def _rings(rows: Sequence[UserRow], new: Histories, steps: _Steps) -> list[tuple[RingEntry, ...]]:
+    """Each row's ring with its new events, of which only the last RING become entries."""
+    nth = np.arange(len(new.kind)) - np.repeat(new.bounds[1:], new.lengths)  # -1: the user's newest
+    newest = np.flatnonzero(nth >= -RING)
+    codes = (steps.item, steps.kind, steps.value, steps.gap)
+    entries = [
+        RingEntry(new.event[at], new.items[item], kind, value, gap)
+        for at, item, kind, value, gap in zip(
+            newest.tolist(), *(code[newest].tolist() for code in codes), strict=True
+        )
+    ]
+    bounds = bounds_within(new.bounds, nth >= -RING).tolist()
     return [
-        RingEntry(hashed, item_key(event.item_id), event.kind, value, gap)
-        for (hashed, event), value, gap in zip(new, values, gap_bucket(gaps_s).tolist(), strict=True)
+        (*row.ring, *entries[first:last])[-RING:] if last > first else row.ring
+        for row, first, last in zip(rows, bounds[:-1], bounds[1:], strict=True)
+    ]
+
+
+def _last_s(rows: Sequence[UserRow], new: Histories) -> list[int]:
+    """The time of each user's newest event that is in the ring."""
+    newest = new.time_s[np.maximum(new.bounds[1:] - 1, 0)].tolist() if len(new.time_s) else [0] * len(rows)
+    return [
+        at if some else row.last_s for row, at, some in zip(rows, newest, new.lengths.tolist(), strict=True)
     ]
 
 
 def _advance(
-    rows: Sequence[UserRow],
-    entries: Sequence[Sequence[RingEntry]],
-    encoder: Encoder,
-) -> tuple[list[Float16], list[Float16], int]:
-    """Step every row through its entries; returns states, vectors and how many events were folded."""
-    states = [row.state for row in rows]
-    vectors = [row.vector for row in rows]
-    queues = [_steps(some, encoder.items) for some in entries]
-    for turn in range(max(map(len, queues), default=0)):
-        users = [u for u, queue in enumerate(queues) if turn < len(queue)]
-        items, kinds, gaps, values = zip(*(queues[u][turn] for u in users), strict=True)
-        state, vector = encoder.step(
-            np.stack([states[u] for u in users]),
-            np.stack(items),
-            np.array(kinds, np.int64),
-            np.array(gaps, np.int64),
-            np.array(values, np.int64),
-        )
+    rows: Sequence[UserRow], steps: _Steps, encoder: Encoder
+) -> tuple[Sequence[Float16], Sequence[Float16], int]:
+    """Step every row through its events, in rounds; returns states, vectors and how many events were folded.
+
+    Users with many events come first, so that those of a round are a range.
+    """
+    if not len(steps.kind):
+        return [row.state for row in rows], [row.vector for row in rows], 0
+    table, known = _embeddings(steps.items, encoder)
+    at, bounds = np.flatnonzero(known[steps.item]), bounds_within(steps.bounds, known[steps.item])
+    item, kind, gap, value = (column[at] for column in (steps.item, steps.kind, steps.gap, steps.value))
+    order = np.argsort(-np.diff(bounds), kind="stable")
+    fewer = -np.diff(bounds)[order]  # ascending
+    states = np.stack([rows[u].state for u in order])
+    vectors = np.stack([rows[u].vector for u in order])
+    for turn in range(-fewer[0]):
+        users = int(np.searchsorted(fewer, -turn))
+        now = bounds[order[:users]] + turn
+        state, vector = encoder.step(states[:users], table[item[now]], kind[now], gap[now], value[now])
         _require_finite(state, vector)
-        for at, u in enumerate(users):
-            states[u], vectors[u] = state[at], vector[at]
-    return states, vectors, sum(map(len, queues))
+        states[:users], vectors[:users] = state, vector
+    back = np.argsort(order)
+    return list(states[back]), list(vectors[back]), len(at)
 
 
-def _steps(entries: Sequence[RingEntry], items: Items) -> list[tuple[Float16, int, int, int]]:
-    """(embedding, kind, gap bucket, value bucket) of the entries whose item is known."""
-    found = ((items.embedding(entry.item), entry) for entry in entries)
-    return [(e, entry.kind, entry.gap, entry.value) for e, entry in found if e is not None]
+def _embeddings(keys: Sequence[bytes], encoder: Encoder) -> tuple[Float16, NDArray[np.bool_]]:
+    """Embeddings [M, d] float16, and which of the items are known [M]."""
+    found = [encoder.items.embedding(key) for key in keys]
+    known = np.array([e is not None for e in found], bool)
+    table = np.zeros((len(keys), encoder.dim), np.float16)
+    if known.any():
+        table[known] = [e for e in found if e is not None]
+    return table, known
 
 
 def _require_finite(state: NDArray[np.float16], vector: NDArray[np.float16]) -> None:

@@ -1,13 +1,18 @@
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import train.evaluate
+from functions.core.events import EVENT_TYPES
+from functions.core.fold import fold
+from tests.core.toy_encoder import toy_encoder
 from train.__main__ import main
 from train.baselines import BASELINES
-from train.evaluate import Candidates, choose_repeats, evaluate, metrics
+from train.evaluate import Candidates, _event, choose_repeats, evaluate, metrics, user_rows
 from train.log import Interactions
 from train.split import split
 
@@ -122,3 +127,23 @@ def test_a_baseline_finds_the_block_of_a_checkerboard(name: str) -> None:
 def test_popularity_is_the_order_of_the_counts() -> None:
     log = interactions([0, 0, 0, 1, 1, 1], [2, 2, 2, 0, 0, 1])
     assert BASELINES["popularity"](log, [0, 1], 3).tolist() == [[2, 0, 1]] * 2
+
+
+def test_a_log_of_columns_is_folded_as_its_events_one_list_a_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng, encoder = np.random.default_rng(0), toy_encoder()
+    n = 1_500
+    log = replace(
+        interactions(rng.integers(0, 30, n).tolist(), rng.integers(0, 60, n).tolist()),
+        kind=rng.integers(1, len(EVENT_TYPES) + 1, n).astype(np.int8),
+        time_s=np.sort(rng.integers(-50, 10**7, n)),
+        value=np.where(rng.random(n) < 0.5, np.nan, rng.exponential(20, n)).astype(np.float32),
+    )
+    users = [29, *range(28)]  # asked for in another order than the log's
+    monkeypatch.setattr(train.evaluate, "FOLDED_AT_ONCE", 7)
+    events = [[_event(log, row) for row in np.flatnonzero(log.user == u).tolist()] for u in users]
+    expected, _ = fold([encoder.empty()] * len(users), events, encoder)
+    found = user_rows(log, users, encoder)
+    for a, b in zip(found, expected, strict=True):
+        assert a.state.tobytes() == b.state.tobytes() and a.vector.tobytes() == b.vector.tobytes()
+        assert (a.ring, a.last_s, a.seen) == (b.ring, b.last_s, b.seen)
+    assert sum(len(row.ring) for row in found) > 500 and any(row.seen for row in found)

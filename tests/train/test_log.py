@@ -14,8 +14,9 @@ import pyarrow.csv
 import pyarrow.parquet
 import pytest
 
+from train.cleaning import BOT_EVENTS_PER_HOUR
 from train.complete_journey import write_files
-from train.log import BOT_EVENTS_PER_HOUR, Log, read_log
+from train.log import Log, read_log
 from train.mapping import (
     Constant,
     Drop,

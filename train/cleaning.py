@@ -1,0 +1,167 @@
+"""Which rows of a staged log are kept, and why the others are not: expressions that any engine runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import ibis
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from functions.core.events import EVENT_TYPES, MAX_ID
+from train import vectors as vector_columns
+from train.engines import Engine
+from train.files import shown
+from train.mapping import CONTEXT_COLUMNS, EVENT_COLUMNS, ITEM_COLUMNS, Mapping, UnusableLog
+from train.staging import Staging
+
+BOT_EVENTS_PER_HOUR = 1_000
+EXAMPLES = 3
+DAY_S = 86_400
+HOUR_US = 3.6e9
+NO_NUMBER = ("nan", "null", "none", "na", "n/a", "-")  # what files write for a number that is not there
+# Which staged column shows why a row was dropped.
+SHOWN = {
+    "missing_user": "user_id",
+    "missing_item": "item_id",
+    "item_id_too_long": "item_id",
+    "unknown_type": "type_text",
+    "impossible_time": "time_text",
+    "negative_value": "value_text",
+    "value_not_a_number": "value_text",
+    "duplicate": "item_id",
+    "bot": "user_id",
+    "negative_price": "price_text",
+    "price_not_a_number": "price_text",
+    "duplicate_item": "item_id",
+}
+
+
+class Cleaning:
+    """One reading of one log on an engine, and what was dropped so far."""
+
+    def __init__(self, engine: Engine, mapping: Mapping, now_s: float) -> None:
+        self.engine = engine
+        self.mapping = mapping
+        self.latest_s = now_s + DAY_S
+        self.dropped: dict[str, int] = {}
+        self.examples: dict[str, list[str]] = {}
+
+    def events(self, files: Sequence[str]) -> Any:
+        """The clean events of the files."""
+        staged = self._stage("events", files)
+        staged = staged.mutate(reason=_event_reason(staged))
+        good = staged.reason.isnull()
+        again = ibis.row_number().over(group_by=[good, *EVENT_COLUMNS], order_by=staged.seq) > 0
+        reason = ibis.cases((~good, staged.reason), (again, "duplicate"), else_=ibis.null(str))
+        judged = self.engine.keep("judged_events", staged.mutate(reason=reason))
+        once = judged.filter(judged.reason.isnull())
+        hour = (once.time / HOUR_US).floor().name("hour")
+        hours = once.group_by(["user_id", hour]).aggregate(n=once.count())
+        bots = hours.filter(hours.n > BOT_EVENTS_PER_HOUR).select("user_id").distinct()
+        bots = self.engine.keep("bots", bots)
+        self._count(judged)
+        self._count(once.semi_join(bots, "user_id").mutate(reason=ibis.literal("bot")))
+        kept = once.anti_join(bots, "user_id")
+        self._count_not_numbers(kept, "value")
+        return kept
+
+    def items(self, files: Sequence[str]) -> Any:
+        """The clean catalogue of the files, in their order."""
+        staged = self._stage("items", files)
+        again = ibis.row_number().over(group_by=staged.item_id, order_by=staged.seq) > 0
+        reason = ibis.cases(
+            (staged.item_id.isnull(), "missing_item"),
+            (staged.item_id.length() > MAX_ID, "item_id_too_long"),
+            (again, "duplicate_item"),
+            else_=ibis.null(str),
+        )
+        judged = self.engine.keep("judged_items", staged.mutate(reason=reason))
+        self._count(judged)
+        kept = judged.filter(judged.reason.isnull())
+        self._count(kept.filter(kept.price < 0).mutate(reason=ibis.literal("negative_price")))
+        self._count_not_numbers(kept, "price")
+        kept = kept.mutate(price=(kept.price >= 0).ifelse(kept.price, ibis.null(float)))
+        names = vector_columns.names(self.mapping.vectors)
+        vectors = [column for name in names for column in (name, f"{name}_text")]
+        return kept.order_by("seq").select(*ITEM_COLUMNS, *vectors, "row", "file")
+
+    def vectors(self, items: pa.Table) -> dict[str, npt.NDArray[np.float32]]:
+        """The precomputed vectors of the rows of `items`; a product with a bad one is kept without it."""
+        told = "file" in items.column_names  # else the events alone describe the items
+        names = vector_columns.names(self.mapping.vectors) if told else ()
+        read = {name: vector_columns.read(items, name) for name in names}
+        for column in read.values():
+            if column.bad:
+                self._add(column.reason, len(column.bad), column.bad[:EXAMPLES])
+        return {name: column.values for name, column in read.items() if column.values.size}
+
+    def derived(self, kept: Any) -> Any:
+        """The catalogue that the events themselves describe: the first that is not null, item by item."""
+        if self.mapping.vectors:
+            raise UnusableLog(f"vectors = {list(self.mapping.vectors)}; expected a catalogue that has them")
+        if not self.mapping.items:
+            return kept.select(**{name: _item_null(name) for name in ITEM_COLUMNS}).limit(0)
+        columns = {name: kept[f"item_{name}"] for name in ITEM_COLUMNS[1:]}
+        firsts = {name: column.argmin(kept.seq, where=column.notnull()) for name, column in columns.items()}
+        found = kept.group_by("item_id").aggregate(**firsts, seq=kept.seq.min())
+        return found.order_by("seq").select(*ITEM_COLUMNS)
+
+    def in_order(self, kept: Any) -> Any:
+        """The events sorted by time, then by the ties rule."""
+        order = [kept.time, kept.seq]
+        if self.mapping.ties == "shuffle":
+            order.insert(1, (kept.user_id + "\t" + kept.item_id).hexdigest("md5"))
+        return kept.order_by(order).select(*EVENT_COLUMNS, *CONTEXT_COLUMNS)
+
+    def _stage(self, section: str, files: Sequence[str]) -> Any:
+        """The files' rows, numbered one file after the other; a line that is no row is malformed."""
+        target = self.engine.folder / f"staged_{section}"
+        target.mkdir()
+        work = Staging(section, self.mapping, self.latest_s, target)
+        for staged in self.engine.each(work, list(enumerate(files))):
+            if staged.error:
+                raise staged.error
+            if staged.malformed:
+                self._add("malformed", len(staged.malformed), list(staged.malformed))
+        return self.engine.read(target)
+
+    def _count(self, judged: Any) -> None:
+        """Adds the rows that have a reason to the counts, and the first three of each to the examples."""
+        texts = sorted({*SHOWN.values(), "rule_text"} & set(judged.columns))
+        bad = judged.filter(judged.reason.notnull()).select("reason", "seq", "row", "file", *texts)
+        rank = ibis.row_number().over(group_by=bad.reason, order_by=bad.seq)
+        first = bad.mutate(rank=rank, n=bad.count().over(group_by=bad.reason)).filter(ibis._.rank < EXAMPLES)
+        for row in self.engine.rows(first.order_by("seq")).to_pylist():
+            value = row[SHOWN.get(row["reason"], "rule_text")]
+            example = f"row {row['row']}: {shown(value)} ({row['file']})"
+            self._add(row["reason"], 0 if row["rank"] else row["n"], [example])
+
+    def _count_not_numbers(self, kept: Any, name: str) -> None:
+        """Rows that are kept without a number that they have and that is none."""
+        text = kept[f"{name}_text"]
+        wrong = kept.filter(kept[name].isnull() & text.notnull() & text.lower().notin(NO_NUMBER))
+        self._count(wrong.mutate(reason=ibis.literal(f"{name}_not_a_number")))
+
+    def _add(self, reason: str, count: int, examples: list[str]) -> None:
+        self.dropped[reason] = self.dropped.get(reason, 0) + count
+        self.examples[reason] = (self.examples.get(reason, []) + examples)[:EXAMPLES]
+
+
+def _event_reason(staged: Any) -> Any:
+    return ibis.cases(
+        (staged.rule.notnull(), staged.rule),
+        (staged.user_id.isnull(), "missing_user"),
+        (staged.item_id.isnull(), "missing_item"),
+        (staged.item_id.length() > MAX_ID, "item_id_too_long"),
+        (staged.type.isnull() | staged.type.notin(EVENT_TYPES), "unknown_type"),
+        (staged.time.isnull(), "impossible_time"),
+        (staged.value < 0, "negative_value"),
+        else_=ibis.null(str),
+    )
+
+
+def _item_null(name: str) -> Any:
+    return ibis.null(float if name == "price" else str)

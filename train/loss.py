@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-LOGITS = 2**22  # numbers: a slice that stays in a CPU's last cache
+LOGITS = 2**21  # numbers: a slice that stays in a CPU's last cache
 POPULARITY_POWER = 0.75  # Mikolov et al. 2013: between uniform and proportional to popularity
 
 
@@ -29,15 +29,18 @@ class _FullSoftmax(torch.autograd.Function):
         d_vectors = torch.empty_like(vectors)
         d_embeddings = torch.zeros_like(embeddings)
         loss = vectors.new_zeros((), dtype=torch.promote_types(vectors.dtype, torch.float32))
-        for part in torch.split(torch.arange(len(vectors)), max(1, LOGITS // len(embeddings))):
-            at = slice(int(part[0]), int(part[-1]) + 1)
+        rows = max(1, LOGITS // len(embeddings))
+        reused = items.new_empty(min(rows, len(vectors)), len(embeddings))
+        for first in range(0, len(vectors), rows):
+            at = slice(first, min(first + rows, len(vectors)))
             some, wanted = vectors[at].to(dtype), target[at, None]
-            logits = _at_least_float32(some @ items.T)
-            logits -= logits.logsumexp(1, keepdim=True)
-            loss -= logits.gather(1, wanted).sum()
-            error = logits.exp_().scatter_add_(1, wanted, logits.new_full(wanted.shape, -1.0)).to(dtype)
-            d_vectors[at] = error @ items
-            d_embeddings += error.T @ some
+            logits = _at_least_float32(torch.mm(some, items.T, out=reused[: len(some)]))
+            own, top = logits.gather(1, wanted), logits.amax(1, keepdim=True)
+            total = logits.sub_(top).exp_().sum(1, keepdim=True)  # from 1, the largest, to N
+            loss += (top + total.log() - own).sum()
+            error = logits.scatter_add_(1, wanted, -total).to(dtype)  # times `total`, divided out below
+            d_vectors[at] = (error @ items) / total
+            _add_product(d_embeddings, error.T, (some / total).to(dtype))
         ctx.save_for_backward(d_vectors / len(vectors), d_embeddings / len(vectors))
         return loss / len(vectors)
 
@@ -45,6 +48,14 @@ class _FullSoftmax(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
         d_vectors, d_embeddings = ctx.saved_tensors
         return d_vectors * gradients[0], d_embeddings * gradients[0], None
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """total += left @ right, without a matrix between where the types allow it."""
+    if left.dtype == total.dtype:
+        total.addmm_(left, right)
+    else:
+        total += left @ right
 
 
 def _product_type(x: Tensor) -> torch.dtype:

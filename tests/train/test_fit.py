@@ -231,6 +231,20 @@ def test_slices_of_the_full_softmax_add_up(monkeypatch: pytest.MonkeyPatch) -> N
         torch.testing.assert_close(full_softmax(vectors, table, target), whole)
 
 
+@pytest.mark.parametrize("size", [1.0, 1e3, 1e6])
+def test_the_full_softmax_of_large_logits_is_that_of_torch(size: float) -> None:
+    """Loss and both gradients, where exp of a logit, or of its distance to the largest, is no number."""
+    torch.manual_seed(0)
+    vectors, table, target = size * torch.randn(9, 4), torch.randn(6, 4), torch.arange(9) % 6
+    leaves = [x.clone().requires_grad_() for x in (vectors, table, vectors, table)]
+    ours = full_softmax(leaves[0], leaves[1], target)
+    theirs = torch.nn.functional.cross_entropy(leaves[2] @ leaves[3].T, target)
+    torch.testing.assert_close(ours, theirs)
+    got, want = (torch.autograd.grad(loss, at) for loss, at in ((ours, leaves[:2]), (theirs, leaves[2:])))
+    for a, b in zip(got, want, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6 * float(b.abs().max()))
+
+
 def test_checkpoint_round_trip_is_exact(tmp_path: Path) -> None:
     torch.manual_seed(0)
     towers, meta = (

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 from implicit.als import AlternatingLeastSquares
-from threadpoolctl import threadpool_limits
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from torch import Tensor, nn
 
 from bench.device import describe, flops_per_second, interleaved, linear_flops, product
@@ -101,7 +101,7 @@ def measure(log: Interactions, options: argparse.Namespace) -> dict[str, Any]:
     flops = {(m, w): flops_per_event(made[m, False], w, batch.item.shape) for m, w, _ in spent}
     size = batch.item.numel()
     speeds = [
-        _speed(*name, str(precision)[6:], of, size, flops[name[:2]], limit) for name, of in spent.items()
+        _speed(name, str(precision)[6:], of, size, flops[name[:2]], limit) for name, of in spent.items()
     ]
     return {
         **describe(device),
@@ -196,16 +196,8 @@ def ratios(spent: dict[Name, list[float]]) -> dict[str, float]:
     }
 
 
-def _speed(
-    model: str,
-    what: str,
-    compiled: bool,
-    precision: str,
-    spent: list[float],
-    events: int,
-    flops: int,
-    limit: float,
-) -> Speed:
+def _speed(name: Name, precision: str, spent: list[float], events: int, flops: int, limit: float) -> Speed:
+    model, what, compiled = name
     median = statistics.median(spent)
     rate = events / median
     return Speed(model, what, compiled, precision, median * 1e3, rate, flops, rate * flops / limit)

@@ -2,6 +2,7 @@
 
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -51,19 +52,17 @@ class _OneUser:
 
     def __init__(self, session: ort.InferenceSession, state_width: int, dim: int) -> None:
         self._session, self._lock = session, threading.Lock()
-        self._inputs = (
-            np.zeros((1, state_width), np.float16),
-            np.zeros((1, dim), np.float16),
-            *(np.zeros(1, np.int64) for _ in range(3)),
-        )
-        self._outputs = (np.zeros((1, state_width), np.float16), np.zeros((1, dim), np.float16))
+        codes = [np.zeros(1, np.int64) for _ in range(3)]
+        state, item = np.zeros((1, state_width), np.float16), np.zeros((1, dim), np.float16)
+        self._inputs: list[NDArray[Any]] = [state, item, *codes]
+        self._outputs = (np.zeros_like(state), np.zeros_like(item))
         self._binding = session.io_binding()
         for name, a in zip(("state", "item", "kind", "gap", "value"), self._inputs, strict=True):
             self._binding.bind_input(name, "cpu", 0, a.dtype.type, a.shape, a.ctypes.data)
         for name, a in zip(("state_out", "vector"), self._outputs, strict=True):
             self._binding.bind_output(name, "cpu", 0, a.dtype.type, a.shape, a.ctypes.data)
 
-    def __call__(self, *columns: NDArray[np.float16] | Int64) -> tuple[Float16, Float16]:
+    def __call__(self, *columns: NDArray[Any]) -> tuple[Float16, Float16]:
         with self._lock:  # the tensors are one thread's at a time
             for bound, given in zip(self._inputs, columns, strict=True):
                 np.copyto(bound, given, casting="no")

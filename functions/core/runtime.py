@@ -1,6 +1,8 @@
 """The one file that imports ONNX Runtime: the towers as callables on numpy arrays."""
 
+import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -32,14 +34,41 @@ class OnnxStep:
         inputs = {i.name: i for i in self._session.get_inputs()}
         self.state_width: int = inputs["state"].shape[1]
         self.dim: int = inputs["item"].shape[1]
+        self._one = _OneUser(self._session, self.state_width, self.dim)
 
     def __call__(
         self, state: Float16, item: Float16, kind: Int64, gap: Int64, value: Int64
     ) -> tuple[Float16, Float16]:
         """One event of each of B users: [B, S], [B, d], codes [B] → state [B, S], vector [B, d], float16."""
+        if len(state) == 1:
+            return self._one(state, item, kind, gap, value)
         inputs = {"state": state, "item": item, "kind": kind, "gap": gap, "value": value}
         after, vector = self._session.run(["state_out", "vector"], inputs)
         return after, vector
+
+
+class _OneUser:
+    """The same graph for one user, its tensors bound once: to hand arrays over costs a fifth of a step."""
+
+    def __init__(self, session: ort.InferenceSession, state_width: int, dim: int) -> None:
+        self._session, self._lock = session, threading.Lock()
+        codes = [np.zeros(1, np.int64) for _ in range(3)]
+        state, item = np.zeros((1, state_width), np.float16), np.zeros((1, dim), np.float16)
+        self._inputs: list[NDArray[Any]] = [state, item, *codes]
+        self._outputs = (np.zeros_like(state), np.zeros_like(item))
+        self._binding = session.io_binding()
+        for name, a in zip(("state", "item", "kind", "gap", "value"), self._inputs, strict=True):
+            self._binding.bind_input(name, "cpu", 0, a.dtype.type, a.shape, a.ctypes.data)
+        for name, a in zip(("state_out", "vector"), self._outputs, strict=True):
+            self._binding.bind_output(name, "cpu", 0, a.dtype.type, a.shape, a.ctypes.data)
+
+    def __call__(self, *columns: NDArray[Any]) -> tuple[Float16, Float16]:
+        with self._lock:  # the tensors are one thread's at a time
+            for bound, given in zip(self._inputs, columns, strict=True):
+                np.copyto(bound, given, casting="no")
+            self._session.run_with_iobinding(self._binding)
+            after, vector = self._outputs
+            return after.copy(), vector.copy()
 
 
 class OnnxItemTower:

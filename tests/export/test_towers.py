@@ -1,5 +1,6 @@
 """Promise 1, across runtimes: the exported step is the torch step, and no batch size changes a bit of it."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -71,6 +72,40 @@ def test_any_batch_size_gives_the_same_bits(
     step = OnnxStep(models / "user_tower.onnx")
     one = walk(step, *history, batch)
     assert np.array_equal(one.view(np.uint16), walk(step, *history, USERS).view(np.uint16))
+
+
+def test_a_call_leaves_alone_what_earlier_calls_took_and_gave(models: Path, towers: Towers) -> None:
+    step = OnnxStep(models / "user_tower.onnx")
+    rng = np.random.default_rng(6)
+    state, item = np.zeros((1, step.state_width), np.float16), rng.normal(size=(1, step.dim))
+    first = step(state, item.astype(np.float16), *codes(rng, 1))
+    kept = [part.copy() for part in first]
+    step(first[0], -item.astype(np.float16), *codes(rng, 1))
+    assert not state.any()
+    assert all(np.array_equal(a, b) for a, b in zip(first, kept, strict=True))
+
+
+@pytest.mark.parametrize("users", [1, 2])
+def test_a_state_of_another_type_or_width_is_an_error(models: Path, users: int) -> None:
+    step = OnnxStep(models / "user_tower.onnx")
+    state, item = np.zeros((users, step.state_width), np.float16), np.zeros((users, step.dim), np.float16)
+    with pytest.raises(Exception, match=r"(?i)type|cast"):
+        step(state.astype(np.float32), item, *codes(np.random.default_rng(7), users))  # type: ignore[arg-type]
+    with pytest.raises(Exception, match=r"(?i)dimension|broadcast"):
+        step(state[:, 1:], item, *codes(np.random.default_rng(7), users))
+
+
+def test_users_stepped_in_several_threads_get_their_own_states(models: Path) -> None:
+    step = OnnxStep(models / "user_tower.onnx")
+    rng = np.random.default_rng(8)
+    state = rng.normal(size=(USERS, step.state_width)).astype(np.float16)
+    columns = (state, rng.normal(size=(USERS, step.dim)).astype(np.float16), *codes(rng, USERS))
+    together = step(*columns)
+    with ThreadPoolExecutor(4) as pool:
+        alone = list(pool.map(lambda n: step(*(c[n : n + 1] for c in columns)), list(range(USERS)) * 20))
+    for n, (after, vector) in enumerate(alone):
+        assert np.array_equal(after[0], together[0][n % USERS])
+        assert np.array_equal(vector[0], together[1][n % USERS])
 
 
 def test_the_exported_step_is_the_torch_step(

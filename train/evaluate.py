@@ -17,7 +17,7 @@ from functions.core.features import Int64, ItemFeatures
 from functions.core.fold import Encoder, fold
 from functions.core.repeats import Repeats
 from functions.core.user_row import Float16, UserRow, item_key
-from train.baselines import BASELINES
+from train.baselines import DEFAULTS, top
 from train.log import Interactions
 from train.split import Split
 from train.towers import Towers
@@ -178,6 +178,6 @@ def evaluate_baselines(parts: Split) -> dict[str, dict[str, float]]:
     users = sorted(parts.targets)
     targets = [parts.targets[u] for u in users]
     return {
-        name: metrics(baseline(parts.train, users, CUTS[-1]), targets, len(parts.train.item_ids))
-        for name, baseline in tqdm(BASELINES.items(), desc="baselines", disable=None)
+        name: metrics(top(baseline.fit(parts.train), users, CUTS[-1]), targets, len(parts.train.item_ids))
+        for name, baseline in tqdm(DEFAULTS.items(), desc="baselines", disable=None)
     }

@@ -7,6 +7,7 @@ import sys
 
 MEASUREMENTS = {
     "leave-one-out": "bench.leave_one_out",
+    "quality": "bench.quality",
     "step": "bench.step",
     "training": "bench.training",
 }

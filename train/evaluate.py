@@ -58,9 +58,13 @@ def torch_encoder(towers: Towers, items: TowerItems) -> Encoder:
 
 
 @torch.inference_mode()
-def embed_items(towers: Towers, features: ItemFeatures) -> Float16:
-    """Embeddings of the whole catalogue, [N, d] float16."""
+def embed_items(
+    towers: Towers, features: ItemFeatures, by_content: NDArray[np.bool_] | None = None
+) -> Float16:
+    """Embeddings of the whole catalogue, [N, d] float16; `by_content` [N]: placed without their id."""
     ids = torch.arange(1, len(features.category) + 1)
+    if by_content is not None:
+        ids[torch.from_numpy(by_content)] = 0
     content = (features.category, features.brand, features.price, features.text)
     embeddings: Float16 = towers.item(ids, *map(torch.from_numpy, content)).half().numpy()
     return embeddings

@@ -107,19 +107,19 @@ class ContentKNN:
     """Items whose content is near that of the user's items (Lops et al. 2011); it needs no event of an item.
 
     An item's score is the sum over its `neighbours` nearest items that were met at all, of cosine times how
-    much the user met them (`half_life` as in `ItemKNN`). Other items than `among` are never shown.
+    much the user met them (`half_life` as in `ItemKNN`). `new_only`: only what nobody has met is shown.
     """
 
     features: ItemFeatures
-    among: Rows | None = None
     neighbours: int = 20
     half_life: float = 0.0
+    new_only: bool = True
 
     def fit(self, log: Interactions) -> Scores:
         content = content_matrix(self.features)
         popular = item_counts(log)
         met = np.flatnonzero(popular)
-        among = np.arange(len(popular)) if self.among is None else self.among
+        among = np.flatnonzero(popular == 0) if self.new_only else np.arange(len(popular))
         near = self._nearest(content[among], content[met])  # [A, met]
         own = recent_items(log, self.half_life) if self.half_life else user_items(log)
         of_met = own[:, met]

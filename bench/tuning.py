@@ -147,10 +147,10 @@ def _bpr(trial: optuna.Trial) -> Baseline:
 
 def _perceptron(trial: optuna.Trial) -> Baseline:
     return Perceptron(
-        hidden=trial.suggest_int("hidden", 32, 256, log=True),
+        hidden=trial.suggest_int("hidden", 32, 128, log=True),
         dropout=trial.suggest_float("dropout", 0, 0.8),
         learning_rate=trial.suggest_float("learning_rate", 3e-4, 1e-2, log=True),
-        epochs=trial.suggest_int("epochs", 5, 40, log=True),
+        epochs=trial.suggest_int("epochs", 5, 20),
     )
 
 

@@ -122,7 +122,7 @@ class SGD:
         """Factors, and the bias in the last column."""
         start = torch.randn(rows, self.factors + 1, generator=draw) * 0.1
         start[:, -1] = 0.0
-        return nn.Embedding(rows, self.factors + 1, sparse=True, _weight=start)
+        return nn.Embedding(rows, self.factors + 1, _weight=start)
 
     def _loss(self, user: Tensor, item: Tensor, mean: float) -> Tensor:
         """Summed over the pairs: user [P, f + 1], item [P, C, f + 1], the first of C the one that was met."""

@@ -27,7 +27,7 @@ class Perceptron:
     hidden: int = 128
     dropout: float = 0.5
     learning_rate: float = 1e-3
-    epochs: int = 30
+    epochs: int = 15
     weight_decay: float = 0.0
     seed: int = 0
 

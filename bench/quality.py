@@ -1,6 +1,6 @@
 """Every baseline, tuned with an equal budget, and our model on the same users: docs/benchmarks/quality.md.
 
-Each result is kept in `--out` as JSON and used again: a run that was stopped goes on, and a new model costs no
+Each result is kept in `--out` as JSON and used again: a run that was stopped goes on, a new model costs no
 baseline. `--fresh` does the chosen ones anew. A data set whose file is absent is said to be.
 """
 
@@ -59,7 +59,7 @@ def main(arguments: list[str]) -> int:
         else:
             print(f"{DATA[name].title}: {source} is absent; expected the file, or --{name} PATH", flush=True)
     ours = _read(options.leave_one_out) if options.leave_one_out.exists() else None
-    write_report(options.report, collect(options.out), ours, options.trials)
+    write_report(options.report, collect(options.out), ours)
     print(options.report)
     return 0
 

@@ -62,13 +62,13 @@ rows "this file" are of this file, and where said of this masking.
 Result = Mapping[str, Any]
 
 
-def write_report(path: Path, found: Mapping[str, Result], leave_one_out: Result | None, trials: int) -> None:
+def write_report(path: Path, found: Mapping[str, Result], leave_one_out: Result | None) -> None:
     """Write the tables to `path` and the numbers to the same name in JSON.
 
     found: as `bench.quality.collect` gives it; leave_one_out: the report of `python -m bench leave-one-out`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    lines = ["# Ranking quality", "", *_protocol(trials)]
+    lines = ["# Ranking quality", "", *_protocol(found)]
     for name in DATA:
         lines += ["", f"## {DATA[name].title}", ""]
         lines += (
@@ -80,8 +80,10 @@ def write_report(path: Path, found: Mapping[str, Result], leave_one_out: Result 
     path.with_suffix(".json").write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
 
 
-def _protocol(trials: int) -> list[str]:
-    return PROTOCOL.format(trials=trials, resamples=RESAMPLES).splitlines()
+def _protocol(found: Mapping[str, Result]) -> list[str]:
+    results = [result for of in found.values() for result in of["methods"].values()]
+    trials = sorted({result["trials"] for result in results if "trials" in result})
+    return PROTOCOL.format(trials=" or ".join(map(str, trials)), resamples=RESAMPLES).splitlines()
 
 
 def _section(name: str, found: Result, leave_one_out: Result | None) -> list[str]:

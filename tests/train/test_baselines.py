@@ -196,7 +196,7 @@ def test_markov_knows_the_successor() -> None:
 
 
 def test_markov_by_hand() -> None:
-    """a b a c; a b: from a to b twice and to c once; two events apart from a to a and from b to c, once each."""
+    """a b a c; a b: from a to b twice, to c once; two events apart from a to a and from b to c, once each."""
     a, b, c = range(3)
     log = interactions([0, 0, 0, 0, 1, 1], [a, b, a, c, a, b])
     found = Markov(lags=2, decay=1.0).fit(log)(np.array([0, 1]))
@@ -260,7 +260,7 @@ def test_item_knn_by_hand() -> None:
 
 
 def test_the_loss_of_matrix_factorisation_by_hand() -> None:
-    """One factor and one negative: the mean is 1/2; errors 1/2 + .1 + .2 + 2·3 - 1 and 1/2 + .1 - .2 + 2·1."""
+    """One factor, one negative, the mean is 1/2: errors 1/2 + .1 + .2 + 2·3 - 1 and 1/2 + .1 - .2 + 2·1."""
     user, item = torch.tensor([[2.0, 0.1]]), torch.tensor([[[3.0, 0.2], [1.0, -0.2]]])
     squares = 2 * (4 + 0.01) + (9 + 0.04) + (1 + 0.04)
     loss = SGD(l2=0.5, negatives=1)._loss(user, item, 0.5)
@@ -303,12 +303,13 @@ def test_content_knn_places_what_nobody_has_met() -> None:
 
 
 def test_an_item_asks_only_its_nearest_neighbours() -> None:
-    features = item_features(PRODUCTS, Vocabulary(("kitchen", "light")))
-    log = interactions([0, 1, 1], [0, 1, 2])
-    log = replace(log, item_ids=[f"i{i}" for i in range(5)])
-    one, two = (ContentKNN(features, neighbours=n).fit(log)(np.array([0]))[0, 3] for n in (1, 2))
-    assert one < 0  # the lamp is nearest, and user 0 met a mug
-    assert two < 0 or two < 0.2
+    """A green mug is nearer to a red mug than to a green lamp, and a little near to that too."""
+    lamp = {"title": "green lamp", "category": "light"}
+    features = item_features([PRODUCTS[0], lamp, PRODUCTS[2]], Vocabulary(("kitchen", "light")))
+    log = replace(interactions([0, 1], [0, 1]), item_ids=["i0", "i1", "i2"])
+    one, two = (ContentKNN(features, neighbours=n).fit(log)(np.array([0, 1]))[:, 2] for n in (1, 2))
+    assert one[0] > 0 > one[1]
+    assert two[0] > two[1] > 0
 
 
 def test_content_is_rows_of_length_one_and_nothing_where_nothing_is_known() -> None:

@@ -199,7 +199,7 @@ def _floors(task: Task) -> dict[str, dict[str, str]]:
 
 
 def _markov_ranks(task: Task) -> NDArray[np.int64]:
-    """Of transitions counted at each lag, an item's normed to 1, weighed by 1 / lag."""
+    """Of transitions counted 1 to LAGS events apart, those from the user's newest LAGS items."""
     scores = Markov(LAGS).fit(task.log)
     parts = []
     for at in range(0, len(task.users), USERS_AT_ONCE):

@@ -91,6 +91,8 @@ def _markov(trial: optuna.Trial) -> Baseline:
     return Markov(
         lags=trial.suggest_int("lags", 1, 5),
         decay=trial.suggest_float("decay", 0, 2),
+        spread=trial.suggest_float("spread", 0, 1),
+        power=trial.suggest_float("power", 0.5, 1.2),
         shrinkage=trial.suggest_float("shrinkage", 0, 50),
     )
 

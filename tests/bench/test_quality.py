@@ -50,6 +50,7 @@ def test_an_objective_that_is_no_number_counts_as_nothing() -> None:
     kind, space = METHODS["own history"]
     values = iter([0.1, float("nan"), 0.2, float("nan")])
     assert tune(space, lambda baseline: next(values), 4, 0, defaults(kind)).values == [0.1, 0.0, 0.2, 0.0]
+    assert tune(space, lambda baseline: float("nan"), 3, 0, defaults(kind)).baseline == OwnHistory()
 
 
 def shop() -> Task:
@@ -105,7 +106,7 @@ def test_the_objective_is_what_is_reported() -> None:
 
 
 def retail(path: Path) -> Path:
-    """A shop's invoice lines: 40 customers who come back to three things each; a new one in validation and one in the test."""
+    """Invoice lines of 40 customers who come back to three things each; validation and test have a new one."""
     lines = ["InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID"]
     for day in range(30):
         for customer in range(40):

@@ -196,33 +196,37 @@ def test_markov_knows_the_successor() -> None:
 
 
 def test_markov_by_hand() -> None:
-    """a b a c; a b: from a to b twice, to c once; two events apart from a to a and from b to c, once each."""
+    """a b a c; a b: after a comes b twice, c once and, 2 events after, a once; after b come a and c once."""
     a, b, c = range(3)
     log = interactions([0, 0, 0, 0, 1, 1], [a, b, a, c, a, b])
-    found = Markov(lags=2, decay=1.0).fit(log)(np.array([0, 1]))
-    # user 0 ends a c: nothing follows c; two after a comes a. user 1 ends a b: a follows b; two after a, a
-    np.testing.assert_allclose(found[0, a], 1 / 2)
-    np.testing.assert_allclose(found[1, a], 1 + 1 / 2)
-    assert (found[0, [b, c]] < 0).all() and found[0, b] > found[0, c]  # by popularity
-    again = Markov(lags=1, shrinkage=1.0).fit(interactions([0, 0, 0, 0, 0], [a, b, a, c, a]))
+    both = np.array([0, 1])  # they end a c, and a b
+    found = Markov(lags=2).fit(log)(both)
+    np.testing.assert_allclose(found[0], [1 / 8, 2 / 8, 1 / 8])
+    np.testing.assert_allclose(found[1], [1 / 2 + 1 / 8, 2 / 8, 1 / 2 + 1 / 8])
+    np.testing.assert_allclose(Markov(lags=2, decay=3.0).fit(log)(both)[0], [1 / 32, 2 / 32, 1 / 32])
+    np.testing.assert_allclose(
+        Markov(lags=2, spread=1.0).fit(log)(both)[0], [1 / 14, 4 / 14, 2 / 14], rtol=1e-6
+    )
+    whole = 2 * (np.sqrt(2) + 2)
+    damped = Markov(lags=2, power=0.5).fit(log)(both)[0]
+    np.testing.assert_allclose(damped, [1 / whole, np.sqrt(2) / whole, 1 / whole], rtol=1e-6)
+    assert top(Markov(lags=1).fit(log), [0], 3).tolist() == [[a, b, c]]  # nothing follows c: by popularity
+    again = Markov(lags=1, shrinkage=1.0).fit(interactions([0] * 5, [a, b, a, c, a]))
     np.testing.assert_allclose(again(np.array([0]))[0, [b, c]], 1 / 3)
-    steep = Markov(lags=2, decay=3.0).fit(log)(np.array([0]))
-    np.testing.assert_allclose(steep[0, a], 1 / 8)
 
 
 def dense_markov(log: Interactions, lags: int) -> np.ndarray:
     """The same counted in dense tables, user by user."""
     items = len(log.item_ids)
     histories = [log.item[log.user == user] for user in range(len(log.user_ids))]
-    scores = np.zeros((len(histories), items))
-    for lag in range(1, lags + 1):
-        pairs = np.zeros((items, items))
-        for rows in histories:
+    scores, pairs = np.zeros((len(histories), items)), np.zeros((items, items))
+    for rows in histories:
+        for lag in range(1, lags + 1):
             np.add.at(pairs, (rows[:-lag], rows[lag:]), 1.0)
-        pairs /= np.maximum(pairs.sum(1, keepdims=True), 1.0)
-        for user, rows in enumerate(histories):
-            if len(rows) >= lag:
-                scores[user] += pairs[rows[-lag]] / lag
+    pairs /= np.maximum(pairs.sum(1, keepdims=True), 1.0)
+    for user, rows in enumerate(histories):
+        for lag in range(1, min(lags, len(rows)) + 1):
+            scores[user] += pairs[rows[-lag]] / lag
     return scores
 
 

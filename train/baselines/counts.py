@@ -77,26 +77,29 @@ class OwnHistory:
 
 @dataclass(frozen=True)
 class Markov:
-    """Transitions counted 1 to `lags` events apart, an item's normed to 1; then what is popular.
+    """What came 1 to `lags` events after the user's newest items, in all histories; then what is popular.
 
-    A lag weighs lag ** -decay; `shrinkage` is added to the number of transitions that an item's are divided
-    by, so that what was seen once says less.
+    Counts at a lag weigh lag ** -spread, and are pooled over the lags; counts ** power are divided by their
+    sum and `shrinkage`, so that what was seen once says less. The user's item `lag` events ago weighs
+    lag ** -decay.
     """
 
     lags: int = 5
     decay: float = 1.0
+    spread: float = 0.0
+    power: float = 1.0
     shrinkage: float = 0.0
 
     def fit(self, log: Interactions) -> Scores:
         at = liked(log)
         at = at[np.argsort(log.user[at], kind="stable")]
         user, item, popular = log.user[at], log.item[at], item_counts(log)
-        transitions = [self._transitions(user, item, lag, len(popular)) for lag in range(1, self.lags + 1)]
+        following = self._transitions(user, item, len(popular))
         newest = _newest(user, item, self.lags, len(log.user_ids))
 
         def scores(users: Rows) -> Floats:
             found = np.zeros((len(users), len(popular)), np.float32)
-            for lag, following in enumerate(transitions, 1):
+            for lag in range(1, self.lags + 1):
                 from_item = newest[users, lag - 1]
                 there = np.flatnonzero(from_item >= 0)
                 found[there] += following[from_item[there]].toarray() * np.float32(lag**-self.decay)
@@ -104,12 +107,14 @@ class Markov:
 
         return scores
 
-    def _transitions(self, user: Int32, item: Int32, lag: int, items: int) -> csr_matrix:
-        """[N, N]: the share of what came `lag` events after each item."""
-        same = user[:-lag] == user[lag:]
-        pairs = (item[:-lag][same], item[lag:][same])
-        counts = csr_matrix((np.ones(len(pairs[0]), np.float32), pairs), shape=(items, items))
-        counts.sum_duplicates()
+    def _transitions(self, user: Int32, item: Int32, items: int) -> csr_matrix:
+        """[N, N]: the share of each item in what came after another."""
+        counts = csr_matrix((items, items), dtype=np.float32)
+        for lag in range(1, self.lags + 1):
+            same = user[:-lag] == user[lag:]
+            weight = np.full(int(same.sum()), lag**-self.spread, np.float32)
+            counts = counts + csr_matrix((weight, (item[:-lag][same], item[lag:][same])), (items, items))
+        counts.data **= self.power
         total = np.asarray(counts.sum(1)).ravel() + self.shrinkage
         counts.data /= np.repeat(total, np.diff(counts.indptr)).astype(np.float32)
         return counts

@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-functions check build picture
+.PHONY: help install demo test test-functions check build picture benchmark-quality
 PYTHON ?= python3
 BIN := .venv/bin
 SAM_VERSION := 1.170.0
@@ -48,6 +48,9 @@ build: install ## a function's zip, unpacked: build/artifact
 	rm -rf build/artifact
 	$(MAKE) -s -C functions build-ScoreFunction ARTIFACTS_DIR=$(abspath build/artifact) \
 		PYTHON=$(abspath $(BIN)/python)
+
+benchmark-quality: install ## every baseline tuned and our model, side by side: docs/benchmarks/quality.md
+	$(BIN)/python -m bench quality $(OPTIONS)
 
 picture: install ## the README's picture, taken from a running `make demo`
 	$(BIN)/python -m tests.web.picture

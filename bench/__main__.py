@@ -8,6 +8,7 @@ import sys
 MEASUREMENTS = {
     "leave-one-out": "bench.leave_one_out",
     "log": "bench.log",
+    "quality": "bench.quality",
     "step": "bench.step",
     "training": "bench.training",
 }

@@ -18,11 +18,12 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from bench.ranks import estimate, gains, hits, rank_by_dot_product, ranks
+from bench.ranks import USERS_AT_ONCE, estimate, gains, hits, rank_by_dot_product, ranks
 from export.score import ZERO_POINT, quantize
 from functions.core.features import Vocabulary, item_features
 from functions.core.fold import in_space
 from functions.core.user_row import Float16, UserRow
+from train.baselines import Markov
 from train.checkpoint import load
 from train.dataset import held_out
 from train.evaluate import TowerItems, embed_items, torch_encoder, user_rows
@@ -184,23 +185,19 @@ def _floors(task: Task) -> dict[str, dict[str, str]]:
     popular = np.bincount(task.log.item, minlength=items).astype(np.float32)
     found = {
         "popularity": ranks(np.tile(popular, (len(task.users), 1)), task.target, task.history),
-        "Markov counts": ranks(_markov(task, items), task.target, task.history),
+        "Markov counts": _markov_ranks(task),
     }
     return {name: _shown(of[None]) for name, of in found.items()}
 
 
-def _markov(task: Task, items: int) -> NDArray[np.float32]:
-    """Scores [U, N]: transitions counted at each lag, an item's normed to 1, weighed by 1 / lag."""
-    scores = np.zeros((len(task.users), items), np.float32)
-    for lag in range(1, LAGS + 1):
-        pairs = np.zeros((items, items), np.float32)
-        for rows in task.history:
-            np.add.at(pairs, (rows[:-lag], rows[lag:]), 1.0)
-        pairs /= np.maximum(pairs.sum(1, keepdims=True), 1.0)
-        for user, rows in enumerate(task.history):
-            if len(rows) >= lag:
-                scores[user] += pairs[rows[-lag]] / lag
-    return scores
+def _markov_ranks(task: Task) -> NDArray[np.int64]:
+    """Of transitions counted 1 to LAGS events apart, those from the user's newest LAGS items."""
+    scores = Markov(LAGS).fit(task.log)
+    parts = []
+    for at in range(0, len(task.users), USERS_AT_ONCE):
+        some = slice(at, at + USERS_AT_ONCE)
+        parts.append(ranks(scores(np.array(task.users[some])), task.target[some], task.history[some]))
+    return np.concatenate(parts)
 
 
 def _metrics(found: NDArray[np.int64]) -> dict[str, float]:

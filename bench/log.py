@@ -90,7 +90,7 @@ def chunks(rows: int) -> Iterator[pa.Table]:
 
 def read(path: Path) -> dict[str, float]:
     """File → clean log → columns → both splits → windows, as `python -m train` does it."""
-    from train.dataset import windows
+    from train.dataset import histories
     from train.log import read_log
     from train.split import split
 
@@ -103,7 +103,7 @@ def read(path: Path) -> dict[str, float]:
     parts = split(arrays, "time")
     inner = split(parts.train, "time", 1_000)
     marks.append(time.monotonic())
-    made = windows(inner.train, WINDOW)
+    made = histories(inner.train).cut(WINDOW)
     marks.append(time.monotonic())
     seconds = np.diff(marks).round(1).tolist()
     return {

@@ -22,14 +22,14 @@ from typing import Any
 import numpy as np
 import torch
 from implicit.als import AlternatingLeastSquares
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from bench.device import describe, flops_per_second, interleaved, linear_flops, product
 from bench.sasrec import SASRec
 from functions.core.features import Vocabulary, item_features
-from train.baselines import user_items
-from train.dataset import Batch, windows
+from train.baselines.ranking import user_items
+from train.dataset import Batch, histories
 from train.log import Interactions
 from train.options import Options
 from train.rules import facts, shape_for
@@ -127,7 +127,7 @@ def trainer_of(model: str, log: Interactions, shape: Shape, options: Options) ->
 
 def full_batch(log: Interactions, options: Options) -> Batch:
     """A batch of windows of full length; raises ValueError where the log has too few."""
-    cut = windows(log, options.window)
+    cut = histories(log).cut(options.window)
     full = torch.nonzero(cut.length == options.window).flatten()
     if len(full) < options.batch:
         raise ValueError(f"{len(full)} windows of {options.window} events; expected {options.batch} or more")

@@ -19,7 +19,7 @@ from functions.core.fold import Encoder, fold_histories
 from functions.core.histories import Histories, bounds_of
 from functions.core.repeats import Repeats
 from functions.core.user_row import Float16, UserRow, event_hash, item_key
-from train.baselines import BASELINES
+from train.baselines import DEFAULTS, top
 from train.log import Interactions
 from train.split import Split
 from train.towers import Towers
@@ -62,9 +62,13 @@ def torch_encoder(towers: Towers, items: TowerItems) -> Encoder:
 
 
 @torch.inference_mode()
-def embed_items(towers: Towers, features: ItemFeatures) -> Float16:
-    """Embeddings of the whole catalogue, [N, d] float16."""
+def embed_items(
+    towers: Towers, features: ItemFeatures, by_content: NDArray[np.bool_] | None = None
+) -> Float16:
+    """Embeddings of the whole catalogue, [N, d] float16; `by_content` [N]: placed without their id."""
     ids = torch.arange(1, len(features.category) + 1)
+    if by_content is not None:
+        ids[torch.from_numpy(by_content)] = 0
     content = map(torch.from_numpy, features.columns().values())
     embeddings: Float16 = towers.item(ids, *content).half().numpy()
     return embeddings
@@ -171,7 +175,7 @@ def candidates(
     items = TowerItems(log.item_ids, table)
     encoder = torch_encoder(towers, items)
     whole = torch.from_numpy(table.astype(np.float32)).T
-    found = []
+    found: list[Candidates] = []
     for part in _row_chunks(log, users, encoder):
         vectors = np.stack([row.vector for row in part]).astype(np.float32)
         if context is not None:
@@ -215,6 +219,6 @@ def evaluate_baselines(parts: Split) -> dict[str, dict[str, float]]:
     users = sorted(parts.targets)
     targets = [parts.targets[u] for u in users]
     return {
-        name: metrics(baseline(parts.train, users, CUTS[-1]), targets, len(parts.train.item_ids))
-        for name, baseline in tqdm(BASELINES.items(), desc="baselines", disable=None)
+        name: metrics(top(baseline.fit(parts.train), users, CUTS[-1]), targets, len(parts.train.item_ids))
+        for name, baseline in tqdm(DEFAULTS.items(), desc="baselines", disable=None)
     }

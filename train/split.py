@@ -70,7 +70,8 @@ def _targets(user: NDArray[np.int32], item: NDArray[np.int32], users: NDArray[np
     return {int(u): pairs[a:b, 1] for u, a, b in zip(users, *bounds, strict=True)}
 
 
-def take(log: Interactions, rows: NDArray[np.bool_]) -> Interactions:
+def take(log: Interactions, rows: NDArray[np.bool_] | NDArray[np.int64]) -> Interactions:
+    """Some rows of the log: a mask [n], or places, ascending."""
     names = ("user", "item", "kind", "time_s", "value", "device", "slot")
     columns = {name: getattr(log, name) for name in names}
     return replace(log, **{name: column[rows] for name, column in columns.items() if column is not None})

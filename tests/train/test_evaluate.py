@@ -11,7 +11,6 @@ from functions.core.events import EVENT_TYPES
 from functions.core.fold import fold
 from tests.core.toy_encoder import toy_encoder
 from train.__main__ import main
-from train.baselines import BASELINES
 from train.evaluate import Candidates, _event, choose_repeats, evaluate, metrics, user_rows
 from train.log import Interactions
 from train.split import split
@@ -113,20 +112,6 @@ def test_the_command_says_why_a_log_is_unusable(tmp_path: Path, capsys: pytest.C
     (tmp_path / "log.csv").write_text("user_id,item_id,type,time\n,i1,view,2026-01-01T00:00:00Z\n")
     assert main(["--events", str(tmp_path / "log.csv"), "--out", str(tmp_path / "out")]) == 1
     assert "missing_user" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("name", ["item_knn", "svd"])
-def test_a_baseline_finds_the_block_of_a_checkerboard(name: str) -> None:
-    """Even users take even items, odd ones odd items: each must be shown its own block only."""
-    pairs = [(u, i) for u in range(20) for i in range(20) if u % 2 == i % 2 and (u + i) % 6]
-    log = interactions([u for u, _ in pairs], [i for _, i in pairs])
-    top = BASELINES[name](log, [0, 1], 5)
-    assert (top % 2 == np.array([[0], [1]])).all()
-
-
-def test_popularity_is_the_order_of_the_counts() -> None:
-    log = interactions([0, 0, 0, 1, 1, 1], [2, 2, 2, 0, 0, 1])
-    assert BASELINES["popularity"](log, [0, 1], 3).tolist() == [[2, 0, 1]] * 2
 
 
 def test_a_log_of_columns_is_folded_as_its_events_one_list_a_user(monkeypatch: pytest.MonkeyPatch) -> None:

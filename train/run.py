@@ -29,7 +29,8 @@ from train.split import Split, split
 from train.towers import Shape
 
 METRICS = "metrics.json"
-VALIDATION_USERS = 10_000  # who decide which epoch is kept
+VALIDATION_USERS = 1_000, 10_000  # at least and at most: who decide which epoch is kept
+VALIDATION_SCORES = 10**8  # users times items that are ranked after every epoch, between these bounds
 TEST_USERS = {"time": 20_000, "leave-one-out": 50_000}  # the latter have one target each
 MAX_NAMES = 20_000  # categories, and brands, that get a row of their own; the rarest beyond are unknown
 
@@ -69,7 +70,9 @@ class Task:
         vocabulary = Vocabulary(_names(products, "category"), _names(products, "brand"))
         features = item_features(_padded(products, len(interactions.item_ids)), vocabulary)
         parts = split(interactions, how, TEST_USERS[how], seed)
-        inner = split(parts.train, how, VALIDATION_USERS, seed)
+        least, most = VALIDATION_USERS
+        judges = min(max(VALIDATION_SCORES // len(interactions.item_ids), least), most)
+        inner = split(parts.train, how, judges, seed)
         return cls(interactions, products, features, vocabulary, parts, inner)
 
 

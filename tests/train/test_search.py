@@ -150,9 +150,11 @@ def test_a_killed_search_goes_on_to_the_same_trials(tmp_path: Path, stop_at: tup
 def test_a_finished_search_can_be_given_more(tmp_path: Path) -> None:
     search(World(), tmp_path / "whole").run(12)
     search(World(), tmp_path / "more").run(7)
-    more = search(World(), tmp_path / "more")
+    world = World()
+    more = search(world, tmp_path / "more")
     more.resume()
     more.run(12)
+    assert [out.name for out, _, _ in world.trained] == [f"{n:03}" for n in range(7, 12)]
     assert written(tmp_path / "more") == written(tmp_path / "whole")
 
 

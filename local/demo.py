@@ -25,6 +25,7 @@ STAGES = 6
 TRAIN = [
     *("--events", str(DATA / "events.parquet"), "--items", str(DATA / "items.parquet")),
     *("--map", "train/maps/complete_journey.toml", "--split", "time", "--epochs", "2", "--out", str(MODEL)),
+    *("--freshness-events", "1000"),
 ]
 EXPORT = ["--checkpoint", str(MODEL), "--out", str(BUNDLES)]
 BASELINES = ("popularity", "item_knn", "svd")

@@ -42,7 +42,8 @@ from train.towers import Towers
 
 REPEATS_USERS = 1_000  # validation users on whom the repeat term is chosen
 FEW = (1, 3, 5, 10)  # events that are left of a history
-FEW_USERS = 1_000
+FEW_USERS = 500, 2_000  # at least and at most
+FEW_SCORES = 5 * 10**7  # users times items, between these bounds
 USERS_AT_ONCE = 512
 
 Rows = NDArray[np.int64]
@@ -148,7 +149,7 @@ def measure(
         "beyond_accuracy": beyond_accuracy(
             top, test.users, test.train, served.table, features.category.astype(np.int64), seed
         ),
-        "few_events": few_events(served, Exam.of(parts, FEW_USERS, seed), masked, seed),
+        "few_events": few_events(served, Exam.of(parts, _few_users(served), seed), masked, seed),
         **({} if masked or not freshness_events else _freshness(served, log, parts, freshness_events, seed)),
     }
 
@@ -224,6 +225,12 @@ def few_events(served: Served, test: Exam, masked: bool, seed: int) -> Report:
             "over_popularity": _estimates(top, test, seed, minus=popular),
         }
     return found
+
+
+def _few_users(served: Served) -> int:
+    """As many as keep the ranking of a large catalogue short."""
+    least, most = FEW_USERS
+    return min(max(FEW_SCORES // len(served.table), least), most)
 
 
 def newest(log: Interactions, k: int) -> Interactions:

@@ -38,7 +38,8 @@ from train.towers import Shape
 from train.vectors import padded
 
 METRICS = "metrics.json"
-VALIDATION_USERS = 10_000  # who decide which epoch is kept
+VALIDATION_USERS = 1_000, 10_000  # at least and at most: who decide which epoch is kept
+VALIDATION_SCORES = 10**8  # users times items that are ranked after every epoch, between these bounds
 MAX_NAMES = 20_000  # categories, and brands, that get a row of their own; the rarest beyond are unknown
 
 
@@ -85,7 +86,9 @@ class Task:
         )
         features = item_features(_padded(products, items), vocabulary, padded(log.vectors, items))
         parts = split(interactions, how, seed=seed)
-        inner = split(parts.train, how, VALIDATION_USERS, seed)
+        least, most = VALIDATION_USERS
+        judges = min(max(VALIDATION_SCORES // items, least), most)
+        inner = split(parts.train, how, judges, seed)
         return cls(interactions, products, features, vocabulary, parts, inner)
 
 

@@ -107,6 +107,16 @@ def test_the_best_trials_weights_are_the_checkpoint(tmp_path: Path) -> None:
     assert kept == [f"{found.trial.number:03}"]  # the disk holds one model beside the checkpoint, not twelve
 
 
+def test_the_best_is_neither_the_first_nor_the_last_and_the_earliest_of_equals(tmp_path: Path) -> None:
+    world = World()
+    qualities = iter([0.3, 0.2, 0.9, 0.1, 0.9, 0.2])
+    tried: dict[Shape, float] = {}
+    world.quality = lambda shape: tried.get(shape) or tried.setdefault(shape, next(qualities))  # type: ignore[method-assign]
+    found = search(world, tmp_path).run(6)
+    assert (found.trial.number, found.trial.value) == (2, 0.9)
+    assert (tmp_path / WEIGHTS).read_text() == f"{WEIGHTS} {found.shape} {found.options}"
+
+
 def test_it_finds_better_than_the_rules(tmp_path: Path) -> None:
     found = search(World(), tmp_path).run(16)
     assert found.trial.value is not None
@@ -140,9 +150,11 @@ def test_a_killed_search_goes_on_to_the_same_trials(tmp_path: Path, stop_at: tup
 def test_a_finished_search_can_be_given_more(tmp_path: Path) -> None:
     search(World(), tmp_path / "whole").run(12)
     search(World(), tmp_path / "more").run(7)
-    more = search(World(), tmp_path / "more")
+    world = World()
+    more = search(world, tmp_path / "more")
     more.resume()
     more.run(12)
+    assert [out.name for out, _, _ in world.trained] == [f"{n:03}" for n in range(7, 12)]
     assert written(tmp_path / "more") == written(tmp_path / "whole")
 
 

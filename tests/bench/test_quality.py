@@ -106,7 +106,7 @@ def test_the_objective_is_what_is_reported() -> None:
 
 
 def retail(path: Path) -> Path:
-    """Invoice lines of 40 customers who come back to three things each; held-out parts have a new one."""
+    """Invoice lines of 40 customers who come back to three things; validation and test get a new one."""
     lines = ["InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID"]
     for day in range(30):
         for customer in range(40):

@@ -165,10 +165,12 @@ def flops_per_event(trainer: Trainer, what: str, windows: torch.Size) -> int:
     forward = linear_flops(user)
     if isinstance(user, SASRec):
         forward += len(user.blocks) * 4 * windows[1] * towers.shape.dim
-    if what == STEP:
-        forward += 2 * towers.shape.items * towers.shape.dim
-        forward += linear_flops(towers.item) * towers.shape.items // windows.numel()
-    return BACKWARD * forward
+    if what != STEP:
+        return BACKWARD * forward
+    forward += 2 * towers.shape.items * towers.shape.dim
+    content = linear_flops(towers.item) * towers.shape.items // windows.numel()
+    trained = towers.item.hidden.weight.requires_grad  # there is no content in this log: forward alone
+    return BACKWARD * forward + content * (BACKWARD if trained else 1)
 
 
 def als(log: Interactions, factors: int, threads: int) -> Speed:

@@ -10,7 +10,7 @@ import lzma
 import os
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +176,15 @@ def test_a_run_that_diverges_ends_with_one_line_and_leaves_nothing_to_export(
         read_products(out, load(out)[1])
 
 
+@pytest.fixture
+def heard() -> Iterator[None]:
+    """SIGINT as an interactive shell hands it on: it is ignored in what a script starts in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heard")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_says_how_to_go_on_and_ends_where_one_that_went_through_ends(
     number: signal.Signals,

@@ -49,7 +49,8 @@ history is out of the race. With one target recall@20 is HR@20.
 NDCG@10 on 1,000 validation users at most. It was then fitted again on everything before the test, validation
 included, and tested once. Our model is not tuned here: it has the defaults of `python -m train` and learns
 from no validation event. That the baselines may is to their advantage. Where nothing speaks for an item,
-neighbours, histories and transitions rank by popularity.
+neighbours, histories and transitions rank by popularity. Markov alone has changed its form after a first test
+(`docs/experiments.md`).
 
 In brackets: 95 % percentile bootstrap over users, {resamples:,} resamples. One seed, unless said.
 """

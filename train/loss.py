@@ -9,14 +9,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 LOGITS = 2**21  # numbers: a slice that stays in a CPU's last cache
+LEAST_ROWS = 128  # of a slice: with fewer the products lose more than the cache gains
 POPULARITY_POWER = 0.75  # Mikolov et al. 2013: between uniform and proportional to popularity
 
 
 def full_softmax(vectors: Tensor, embeddings: Tensor, target: Tensor) -> Tensor:
     """Mean cross-entropy over all items; vectors [P, d], embeddings [N, d], target int64 [P] (rows).
 
-    Only LOGITS numbers of the [P, N] logits exist at a time: the gradients are taken along, slice by slice
-    (Hsu et al. 2024, "Liger kernel", section 3.2). Under autocast the three products are in its type.
+    Only LOGITS numbers of the [P, N] logits, or LEAST_ROWS rows, exist at a time: the gradients are taken
+    along, slice by slice (Hsu et al. 2024, "Liger kernel", section 3.2). Under autocast the three products are
+    in its type.
     """
     return _FullSoftmax.apply(vectors, embeddings, target)  # type: ignore[no-any-return,no-untyped-call]
 
@@ -29,7 +31,7 @@ class _FullSoftmax(torch.autograd.Function):
         d_vectors = torch.empty_like(vectors)
         d_embeddings = torch.zeros_like(embeddings)
         loss = vectors.new_zeros((), dtype=torch.promote_types(vectors.dtype, torch.float32))
-        rows = max(1, LOGITS // len(embeddings))
+        rows = max(LEAST_ROWS, LOGITS // len(embeddings))
         reused = items.new_empty(min(rows, len(vectors)), len(embeddings))
         for first in range(0, len(vectors), rows):
             at = slice(first, min(first + rows, len(vectors)))

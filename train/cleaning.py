@@ -54,7 +54,8 @@ class Cleaning:
         staged = self._stage("events", files)
         staged = staged.mutate(reason=_event_reason(staged))
         good = staged.reason.isnull()
-        again = ibis.row_number().over(group_by=[good, *EVENT_COLUMNS], order_by=staged.seq) > 0
+        apart = good.ifelse(0, staged.seq)  # bad rows are many and alike: not for one machine to sort
+        again = ibis.row_number().over(group_by=[apart, *EVENT_COLUMNS], order_by=staged.seq) > 0
         reason = ibis.cases((~good, staged.reason), (again, "duplicate"), else_=ibis.null(str))
         judged = self.engine.keep("judged_events", staged.mutate(reason=reason))
         once = judged.filter(judged.reason.isnull())
@@ -132,12 +133,16 @@ class Cleaning:
         """Adds the rows that have a reason to the counts, and the first three of each to the examples."""
         texts = sorted({*SHOWN.values(), "rule_text"} & set(judged.columns))
         bad = judged.filter(judged.reason.notnull()).select("reason", "seq", "row", "file", *texts)
-        rank = ibis.row_number().over(group_by=bad.reason, order_by=bad.seq)
-        first = bad.mutate(rank=rank, n=bad.count().over(group_by=bad.reason)).filter(ibis._.rank < EXAMPLES)
-        for row in self.engine.rows(first.order_by("seq")).to_pylist():
+        counts = self.engine.rows(
+            bad.group_by("reason").aggregate(n=bad.count()).order_by("reason")
+        ).to_pylist()
+        for count in counts:
+            self._add(count["reason"], count["n"], [])
+        # not a window: it would bring all rows of a reason to one machine
+        firsts = [bad.filter(bad.reason == c["reason"]).order_by("seq").limit(EXAMPLES) for c in counts]
+        for row in self.engine.rows(ibis.union(*firsts).order_by("seq")).to_pylist() if firsts else []:
             value = row[SHOWN.get(row["reason"], "rule_text")]
-            example = f"row {row['row']}: {shown(value)} ({row['file']})"
-            self._add(row["reason"], 0 if row["rank"] else row["n"], [example])
+            self._add(row["reason"], 0, [f"row {row['row']}: {shown(value)} ({row['file']})"])
 
     def _count_not_numbers(self, kept: Any, name: str) -> None:
         """Rows that are kept without a number that they have and that is none."""

@@ -18,6 +18,7 @@ from train.log import Interactions
 DISMISS = KINDS["dismiss"]  # advances the state, but is nothing to predict
 STEPS_PER_EPOCH = 50  # at least, where a small log would be a handful of full batches
 SMALLEST_BATCH = 256  # events
+ALONE = 0.5
 
 
 @dataclass(frozen=True)
@@ -48,10 +49,11 @@ class Windows:
     columns: Tensor  # int32 [6, n]: item, kind, gap, value, target, context
     start: Tensor  # int64 [R]
     length: Tensor  # int64 [R]
+    alone: Tensor  # bool [R]: its first event is taken as if the user had none before
 
     def to(self, device: torch.device) -> Windows:
         """The same windows on a device."""
-        return Windows(*(t.to(device) for t in (self.columns, self.start, self.length)))
+        return Windows(*(t.to(device) for t in (self.columns, self.start, self.length, self.alone)))
 
     def batch(self, rows: Tensor) -> Batch:
         """The windows `rows`, padded to the longest of them, on the windows' own device."""
@@ -63,6 +65,7 @@ class Windows:
         item, kind, gap, value, context = (
             torch.where(inside, column, 0) for column in (item, kind, gap, value, context)
         )
+        gap[:, 0] *= ~self.alone[rows]
         return Batch(item, kind, gap, value, target.where(inside, -1), context)
 
     def batches(self, events: int, shuffle: torch.Generator) -> list[Tensor]:
@@ -102,7 +105,9 @@ class Histories:
         """Every event in one window of at most `length`; a history that fits stays whole.
 
         A longer one is cut from its end. With `shuffle` the newest window has any length from 1 to `length`,
-        so that from epoch to epoch an event is preceded by more of its history or by less.
+        so that from epoch to epoch an event is preceded by more of its history or by less; and a share of
+        ALONE of the windows that do not begin a history is `alone`. Else "no event before" would mean "the
+        very first": what people begin with, and nothing to go by where somebody is met in the middle.
         """
         history = self.stop - self.first
         newest = torch.full_like(history, length)
@@ -115,7 +120,10 @@ class Histories:
         nth = torch.arange(len(user)) - (count.cumsum(0) - count)[user]
         stop = torch.where(nth == 0, self.stop[user], older[user] - (nth - 1) * length)
         start = torch.maximum(self.first[user], older[user] - nth * length)
-        return Windows(self.columns, start, stop - start).to(self.columns.device)
+        alone = torch.zeros(len(start), dtype=torch.bool)
+        if shuffle is not None:
+            alone = torch.rand(len(start), generator=shuffle) < ALONE
+        return Windows(self.columns, start, stop - start, alone).to(self.columns.device)
 
 
 @dataclass(frozen=True)
@@ -145,7 +153,8 @@ def held_out(log: Interactions, targets: Mapping[int, NDArray[np.int64]], length
         )
     at = np.searchsorted(user[first], wanted)
     start = np.maximum(first[at], last[at] - length)
-    newest = Windows(columns, torch.from_numpy(start), torch.from_numpy(last[at] - start))
+    bounds = torch.from_numpy(start), torch.from_numpy(last[at] - start)
+    newest = Windows(columns, *bounds, torch.zeros(len(start), dtype=torch.bool))
     return HeldOut(newest, [targets[int(user)] for user in wanted])
 
 

@@ -163,6 +163,20 @@ def test_each_epoch_cuts_long_histories_anew_and_loses_nothing() -> None:
     assert made.cut(8).length.tolist()[3:] == [8, 8, 5]
 
 
+def test_half_of_the_later_windows_begin_as_a_users_first_does() -> None:
+    made = histories(joined([circle(users=1, length=200), circle(users=1, length=5)]))
+    seen = []
+    for seed in range(20):
+        cut = made.cut(8, torch.Generator().manual_seed(seed))
+        later = ~torch.isin(cut.start, made.first)
+        batch = everything(cut)
+        assert not batch.gap[~later, 0].any()
+        assert bool((batch.gap[later, 1][cut.length[later] > 1] > 0).all())
+        seen.append(batch.gap[later, 0] > 0)
+    assert 0.4 < float(torch.cat(seen).float().mean()) < 0.6
+    assert bool((everything(made.cut(8)).gap[~torch.isin(made.cut(8).start, made.first), 0] > 0).all())
+
+
 def joined(logs: list[Interactions]) -> Interactions:
     """The logs side by side, of different users."""
     users = np.concatenate([log.user + 100 * n for n, log in enumerate(logs)]).astype(np.int32)

@@ -17,8 +17,8 @@ def full_softmax(vectors: Tensor, embeddings: Tensor, target: Tensor) -> Tensor:
     """Mean cross-entropy over all items; vectors [P, d], embeddings [N, d], target int64 [P] (rows).
 
     Only LOGITS numbers of the [P, N] logits, or LEAST_ROWS rows, exist at a time: the gradients are taken
-    along, slice by slice (Hsu et al. 2024, "Liger kernel", section 3.2). Under autocast the three products are
-    in its type.
+    along, slice by slice (Hsu et al. 2024, "Liger kernel", section 3.2). Under autocast the three products
+    are in its type.
     """
     return _FullSoftmax.apply(vectors, embeddings, target)  # type: ignore[no-any-return,no-untyped-call]
 

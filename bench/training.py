@@ -2,8 +2,9 @@
 
 One log, one harness (`train.trainer.Trainer`: the same item tower, loss, optimiser and clipping), steps taken
 in turns in one run. About half of a whole step is the softmax over all items, which both share; so the user
-towers are timed alone too, forward and backward. The share is that of the rate at which this device multiplies
-large matrices in the same number type, measured in the same run; the operations are counted by formula.
+towers are timed alone too, forward and backward. The share is that of the rate at which this device
+multiplies large matrices in the same number type, measured in the same run; the operations are counted by
+formula.
 """
 
 from __future__ import annotations

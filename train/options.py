@@ -17,7 +17,7 @@ class Options:
     window: int = 400  # events
     loss: str = "softmax"
     learning_rate: float = 2e-3
-    item_rate: float = 30.0  # times the learning rate, for the items' tables: a row is seldom met
+    item_rate: float = 30.0  # times the learning rate, for the items' ids: a row is seldom met
     weight_decay: float = 0.05
     average: float = 1.0  # epochs that the average of the weights looks back; 0: the last weights themselves
     clip: float = 1.0

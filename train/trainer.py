@@ -224,8 +224,11 @@ def _half_pays(device: torch.device) -> bool:
 
 
 def _groups(objective: Objective, options: Options) -> list[dict[str, Any]]:
-    """Matrices decay to zero, biases and norms do not; the items' tables learn faster, decay alike."""
-    tables = [m.weight for m in objective.towers.item.modules() if isinstance(m, nn.Embedding)]
+    """Matrices decay to zero, biases and norms do not; the items' ids learn faster, and decay alike.
+
+    An id is met seldom; a category, a price or an n-gram in every batch, so those learn like the rest.
+    """
+    tables = [objective.towers.item.ids.weight]
     known = {id(table) for table in tables}
     rest = [p for p in objective.parameters() if p.requires_grad and id(p) not in known]
     split = [

@@ -13,6 +13,7 @@ from train.options import Options
 from train.towers import Shape
 
 WIDE_UP_TO = 50_000  # items; scanning a larger catalogue costs more than the wider vectors gain
+SAMPLED_ITEM_RATE = 2.0  # beyond, where items are sampled: their gradients are mostly noise
 EVENTS_TO_SEE = 24_000_000  # over all epochs
 LEAST_EPOCHS, MOST_EPOCHS = 8, 60
 
@@ -58,4 +59,5 @@ def options_for(known: Facts, chosen: Options, epochs: int | None = None) -> Opt
     """How to train on such a log: EVENTS_TO_SEE events in all, or the epochs that were asked for."""
     if epochs is None:
         epochs = min(max(round(EVENTS_TO_SEE / max(known.events, 1)), LEAST_EPOCHS), MOST_EPOCHS)
-    return replace(chosen, epochs=epochs)
+    rate = chosen.item_rate if known.items <= WIDE_UP_TO else min(chosen.item_rate, SAMPLED_ITEM_RATE)
+    return replace(chosen, epochs=epochs, item_rate=rate)

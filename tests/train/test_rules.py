@@ -1,0 +1,23 @@
+"""Defaults by the log's size, length and sparsity."""
+
+from train.options import Options
+from train.rules import SAMPLED_ITEM_RATE, WIDE_UP_TO, Facts, options_for, shape_for
+
+
+def test_dropout_grows_as_histories_shorten() -> None:
+    found = [shape_for(Facts(1_000, users, 100_000)).dropout for users in (100, 1_000, 10_000, 50_000)]
+    assert found == sorted(found)
+    assert 0.1 <= found[0] < found[-1] <= 0.5
+
+
+def test_ids_learn_slowly_where_items_are_sampled() -> None:
+    small, large = (options_for(Facts(items, 10, 1_000), Options()) for items in (WIDE_UP_TO, WIDE_UP_TO + 1))
+    assert (small.item_rate, large.item_rate) == (Options.item_rate, SAMPLED_ITEM_RATE)
+    asked = options_for(Facts(WIDE_UP_TO + 1, 10, 1_000), Options(item_rate=1.0))
+    assert asked.item_rate == 1.0
+
+
+def test_small_logs_are_seen_more_often() -> None:
+    found = [options_for(Facts(100, 10, events), Options()).epochs for events in (10**3, 10**6, 10**8)]
+    assert found == [60, 24, 8]
+    assert options_for(Facts(100, 10, 10**6), Options(), epochs=3).epochs == 3

@@ -65,7 +65,7 @@ class Objective(nn.Module):
         for name in missing & tables.keys():
             nn.init.zeros_(tables[name].weight)
             tables[name].requires_grad_(False)
-        if missing >= tables.keys() | (set(self.content) - tables.keys()):
+        if missing == set(self.content):
             item.hidden.requires_grad_(False)
             item.mixed.requires_grad_(False)
 
@@ -228,11 +228,10 @@ def _groups(objective: Objective, options: Options) -> list[dict[str, Any]]:
 
     An id is met seldom; a category, a price or an n-gram in every batch, so those learn like the rest.
     """
-    tables = [objective.towers.item.ids.weight]
-    known = {id(table) for table in tables}
-    rest = [p for p in objective.parameters() if p.requires_grad and id(p) not in known]
+    ids = objective.towers.item.ids.weight
+    rest = [p for p in objective.parameters() if p.requires_grad and p is not ids]
     split = [
-        ([t for t in tables if t.requires_grad], options.item_rate, options.weight_decay / options.item_rate),
+        ([ids], options.item_rate, options.weight_decay / options.item_rate),
         ([p for p in rest if p.dim() > 1], 1.0, options.weight_decay),
         ([p for p in rest if p.dim() <= 1], 1.0, 0.0),
     ]

@@ -18,12 +18,12 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from bench.ranks import USERS_AT_ONCE, estimate, gains, hits, rank_by_dot_product, ranks
+from bench.ranks import estimate, gains, hits, rank_by_dot_product, rank_by_scores
 from export.score import ZERO_POINT, quantize
 from functions.core.features import Vocabulary, item_features
 from functions.core.fold import in_space
 from functions.core.user_row import Float16, UserRow
-from train.baselines import Markov
+from train.baselines import Baseline, Markov, Popularity
 from train.checkpoint import load
 from train.dataset import held_out
 from train.evaluate import TowerItems, embed_items, torch_encoder, user_rows
@@ -32,8 +32,8 @@ from train.log import Interactions, read_log
 from train.options import Options
 from train.report import newest
 from train.rules import facts, options_for, shape_for
-from train.sequences import write_log
-from train.split import Split, Targets, split
+from train.sequences import is_sequences, write_log
+from train.split import Split, Targets, rows_by_user, split
 from train.towers import Towers
 
 LAGS = 5  # of the Markov floor
@@ -91,8 +91,7 @@ def _arguments(arguments: list[str]) -> argparse.Namespace:
 
 
 def _as_log(source: Path, out: Path) -> Path:
-    sequences = source.name.endswith((".txt", ".txt.xz"))
-    return write_log(source, out / "log.parquet") if sequences else source
+    return write_log(source, out / "log.parquet") if is_sequences(source) else source
 
 
 def _run(inner: Split, parts: Split, options: argparse.Namespace, seed: int) -> dict[str, object]:
@@ -145,9 +144,7 @@ def _all_ranks(towers: Towers, table: Float16, parts: Split) -> dict[str, NDArra
 
 def _task(parts: Split) -> Task:
     users = sorted(parts.targets)
-    order = np.argsort(parts.train.user, kind="stable")
-    bounds = np.searchsorted(parts.train.user[order], [[u, u + 1] for u in users])
-    history = [parts.train.item[order[a:b]].astype(np.int64) for a, b in bounds]
+    history = [parts.train.item[rows].astype(np.int64) for rows in rows_by_user(parts.train, users)]
     return Task(parts.train, users, np.array([parts.targets[u][0] for u in users]), history)
 
 
@@ -181,23 +178,12 @@ def _as_coded(table: Float16) -> NDArray[np.float32]:
 
 def _floors(task: Task) -> dict[str, dict[str, str]]:
     """What a model has to beat: popularity, and transitions counted 1 to LAGS events apart."""
-    items = len(task.log.item_ids)
-    popular = np.bincount(task.log.item, minlength=items).astype(np.float32)
-    found = {
-        "popularity": ranks(np.tile(popular, (len(task.users), 1)), task.target, task.history),
-        "Markov counts": _markov_ranks(task),
-    }
+    floors: dict[str, Baseline] = {"popularity": Popularity(), "Markov counts": Markov(LAGS)}
+    found = {}
+    for name, baseline in floors.items():
+        scores = baseline.fit(task.log)
+        found[name] = rank_by_scores(scores, np.array(task.users, np.int64), task.target, task.history)
     return {name: _shown(of[None]) for name, of in found.items()}
-
-
-def _markov_ranks(task: Task) -> NDArray[np.int64]:
-    """Of transitions counted 1 to LAGS events apart, those from the user's newest LAGS items."""
-    scores = Markov(LAGS).fit(task.log)
-    parts = []
-    for at in range(0, len(task.users), USERS_AT_ONCE):
-        some = slice(at, at + USERS_AT_ONCE)
-        parts.append(ranks(scores(np.array(task.users[some])), task.target[some], task.history[some]))
-    return np.concatenate(parts)
 
 
 def _metrics(found: NDArray[np.int64]) -> dict[str, float]:

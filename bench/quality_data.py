@@ -10,21 +10,22 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.ranks import gains, hits, ranks
-from functions.core.features import ItemFeatures, Vocabulary, item_features
+from bench.ranks import gains, hits, rank_by_scores
+from functions.core.features import ItemFeatures
 from train.baselines import Scores, top
-from train.baselines.ranking import USERS_AT_ONCE, item_counts
+from train.baselines.ranking import item_counts
 from train.card import data_facts
 from train.complete_journey import write_files
-from train.log import Interactions, Log, read_log
+from train.log import Interactions, read_log
 from train.mapping import load_mapping
+from train.run import catalogue
 from train.sequences import write_log
 from train.slices import CUT, WIDE_CUT, Hits, estimate
-from train.split import Split, split
+from train.split import Split, rows_by_user, split
 
 OURS = "Vitrine"
 NEW = "new products: "  # before the names of what is asked of new products alone
-VALIDATION_USERS = 1_000  # as `python -m train` has it
+VALIDATION_USERS = 1_000  # on whom a baseline's trials are judged
 ROOT = Path(__file__).resolve().parents[1]
 RETAIL_MAP = ROOT / "train" / "maps" / "online_retail.toml"
 JOURNEY_MAP = ROOT / "train" / "maps" / "complete_journey.toml"
@@ -104,9 +105,7 @@ class Task:
         """The split as it is; `masked`: whole histories are out of the race."""
         users = sorted(parts.targets)
         log = parts.train
-        order = np.argsort(log.user, kind="stable")
-        bounds = np.searchsorted(log.user[order], [[user, user + 1] for user in users])
-        met = [np.unique(log.item[order[a:b]]).astype(np.int64) for a, b in bounds]
+        met = [np.unique(log.item[rows]).astype(np.int64) for rows in rows_by_user(log, users)]
         return cls(log, users, [parts.targets[user] for user in users], met if masked else None, masked)
 
     def on_new(self) -> Task | None:
@@ -159,12 +158,7 @@ class Task:
     def _ranks(self, scores: Scores, masked: list[Rows] | None) -> Rows:
         """Items before each user's one target, ties against it, [U]."""
         target = np.array([rows[0] for rows in self.targets])
-        found = []
-        for at in range(0, len(target), USERS_AT_ONCE):
-            some = slice(at, at + USERS_AT_ONCE)
-            part = scores(np.array(self.users[some], np.int64))
-            found.append(ranks(part, target[some], masked[some] if masked is not None else None))
-        return np.concatenate(found)
+        return rank_by_scores(scores, np.array(self.users, np.int64), target, masked)
 
 
 def _of_ranks(found: Rows) -> dict[str, object]:
@@ -205,7 +199,8 @@ class Loaded:
         parts = split(arrays, data.how, seed=seed, **most)
         inner = split(parts.train, data.how, VALIDATION_USERS, seed)
         test, validation = (Task.of(part, data.masked) for part in (parts, inner))
-        return cls(data, files, arrays, _features(log, len(arrays.item_ids)), parts, test, validation)
+        _, _, features = catalogue(log, arrays)
+        return cls(data, files, arrays, features, parts, test, validation)
 
     @property
     def has_content(self) -> bool:
@@ -221,10 +216,3 @@ class Loaded:
             facts = {name: value for name, value in facts.items() if name not in ("first", "last")}
         digest = zlib.crc32(self.log.user.tobytes() + self.log.item.tobytes())
         return {**facts, "tested_users": len(self.test.users), "content": f"{digest:08x}"}
-
-
-def _features(log: Log, items: int) -> ItemFeatures:
-    products = log.items.to_pylist()
-    names = {f: tuple(dict.fromkeys(str(p[f]) for p in products if p.get(f))) for f in ("category", "brand")}
-    padded = [*products, *({} for _ in range(items - len(products)))]
-    return item_features(padded, Vocabulary(names["category"], names["brand"]))

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from train.baselines import Scores
+
 USERS_AT_ONCE = 512
 RESAMPLES = 2_000
 
@@ -31,6 +33,20 @@ def ranks(
     return count
 
 
+def rank_by_scores(
+    scores: Scores,
+    users: NDArray[np.int64],
+    target: NDArray[np.int64],
+    masked: list[NDArray[np.int64]] | None = None,
+) -> Ranks:
+    """`ranks` of `users` [U], whose scores are asked for USERS_AT_ONCE at a time."""
+    found = []
+    for at in range(0, len(target), USERS_AT_ONCE):
+        some = slice(at, at + USERS_AT_ONCE)
+        found.append(ranks(scores(users[some]), target[some], masked[some] if masked is not None else None))
+    return np.concatenate(found)
+
+
 def rank_by_dot_product(
     vectors: NDArray[np.floating],
     table: NDArray[np.floating],
@@ -39,12 +55,8 @@ def rank_by_dot_product(
 ) -> Ranks:
     """`ranks` of vectors [U, d] against the items' table [N, d], in float32."""
     wide = table.astype(np.float32).T
-    found = []
-    for at in range(0, len(target), USERS_AT_ONCE):
-        some = slice(at, at + USERS_AT_ONCE)
-        scores = vectors[some].astype(np.float32) @ wide
-        found.append(ranks(scores, target[some], masked[some] if masked is not None else None))
-    return np.concatenate(found)
+    place = np.arange(len(target))
+    return rank_by_scores(lambda some: vectors[some].astype(np.float32) @ wide, place, target, masked)
 
 
 def hits(found: Ranks, k: int = 10) -> NDArray[np.float64]:

@@ -21,7 +21,7 @@ from functions.core.repeats import Repeats
 from functions.core.user_row import Float16, UserRow, event_hash, item_key
 from train.baselines import DEFAULTS, top
 from train.log import Interactions
-from train.split import Split
+from train.split import Split, rows_by_user
 from train.towers import Towers
 
 USERS_AT_ONCE = 512
@@ -78,13 +78,12 @@ def user_rows(log: Interactions, users: list[int], encoder: Encoder) -> list[Use
     """The stored row of each user after the user's history, [users]."""
     rows: dict[int, UserRow] = {}
     keys = [item_key(item_id) for item_id in log.item_ids]
-    order = np.argsort(log.user, kind="stable")
-    bounds = np.searchsorted(log.user[order], [[u, u + 1] for u in users])
-    by_length = np.argsort(bounds[:, 1] - bounds[:, 0], kind="stable")  # so that a round is full to its end
+    own = rows_by_user(log, users)
+    by_length = np.argsort([len(some) for some in own], kind="stable")  # so that a round is full to its end
     with tqdm(total=len(users), desc="fold", unit="user", disable=None) as bar:
         for at in range(0, len(users), FOLDED_AT_ONCE):
             chunk = by_length[at : at + FOLDED_AT_ONCE]
-            events = _histories(log, [order[slice(*bounds[user])] for user in chunk], keys)
+            events = _histories(log, [own[user] for user in chunk], keys)
             folded, _ = fold_histories([encoder.empty()] * len(chunk), events, encoder)
             rows.update(zip(chunk.tolist(), folded, strict=True))
             bar.update(len(chunk))

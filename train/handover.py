@@ -14,7 +14,7 @@ from functions.core.events import IMPRESSION
 from functions.core.features import ItemFeatures, Vocabulary, item_features
 from train.checkpoint import BadCheckpoint
 from train.log import Interactions
-from train.split import Split
+from train.split import Split, rows_by_user
 
 CATALOGUE = "catalogue.jsonl"
 POPULARITY = "popularity.f32"
@@ -72,13 +72,12 @@ def write_held_out(folder: Path, parts: Split, seed: int) -> None:
     """Histories and targets of at most PROOF_USERS test users, one after the other, oldest first."""
     log = parts.train
     users = np.sort(np.random.default_rng(seed).permutation(sorted(parts.targets))[:PROOF_USERS])
-    order = np.argsort(log.user, kind="stable")
-    bounds = np.searchsorted(log.user[order], [users, users + 1])
-    rows = np.concatenate([order[a:b] for a, b in zip(*bounds, strict=True)])
+    own = rows_by_user(log, users)
+    rows = np.concatenate(own)
     targets = [parts.targets[int(user)] for user in users]
     np.savez_compressed(
         folder / HELD_OUT,
-        history_bounds=_bounds(bounds[1] - bounds[0]),
+        history_bounds=_bounds(np.array([len(some) for some in own])),
         item=log.item[rows],
         kind=log.kind[rows],
         time_s=log.time_s[rows],

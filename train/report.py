@@ -37,7 +37,7 @@ from train.evaluate import (
 from train.log import Interactions
 from train.prequential import prequential, start_of_test, summary
 from train.slices import Hits, beyond_accuracy, estimate, event_counts, slices, target_kinds
-from train.split import Split, take
+from train.split import Split, rows_by_user, take
 from train.towers import Towers
 
 REPEATS_USERS = 1_000  # validation users on whom the repeat term is chosen
@@ -89,14 +89,13 @@ class Exam:
 
         A user's targets stay in the race, also where they are in the history.
         """
-        counted = self.train.kind != IMPRESSION
-        order = np.argsort(self.train.user[counted], kind="stable")
-        of_user, item = self.train.user[counted][order], self.train.item[counted][order].astype(np.int64)
-        bounds = np.searchsorted(of_user, np.add.outer(self.users, [0, 1]))
+        counted = take(self.train, self.train.kind != IMPRESSION)
+        own = rows_by_user(counted, self.users)
         found = []
         for at, scores in zip(range(0, len(self.users), USERS_AT_ONCE), best, strict=True):
-            for row, (a, b), wanted in zip(scores, bounds[at:], self.targets[at:], strict=False):
-                row[torch.from_numpy(np.setdiff1d(item[a:b], wanted))] = -torch.inf
+            for row, some, wanted in zip(scores, own[at:], self.targets[at:], strict=False):
+                met = counted.item[some].astype(np.int64)
+                row[torch.from_numpy(np.setdiff1d(met, wanted))] = -torch.inf
             top = scores.topk(min(CUTS[-1], scores.shape[1]), 1)
             found.append(torch.where(top.values > -torch.inf, top.indices, -1).numpy())
         return np.concatenate(found)

@@ -75,19 +75,11 @@ class Task:
     @classmethod
     def of(cls, log: Log, how: str, seed: int) -> Task:
         """The validation is split from what may be learnt from as the test is from the log."""
-        interactions, products = log.to_arrays(), log.items.to_pylist()
-        items = len(interactions.item_ids)
-        vocabulary = Vocabulary(
-            _names(products, "category"),
-            _names(products, "brand"),
-            tuple((name, values.shape[1]) for name, values in log.vectors.items()),
-            tuple(interactions.devices),
-            tuple(interactions.slots),
-        )
-        features = item_features(_padded(products, items), vocabulary, padded(log.vectors, items))
+        interactions = log.to_arrays()
+        products, vocabulary, features = catalogue(log, interactions)
         parts = split(interactions, how, seed=seed)
         least, most = VALIDATION_USERS
-        judges = min(max(VALIDATION_SCORES // items, least), most)
+        judges = min(max(VALIDATION_SCORES // len(interactions.item_ids), least), most)
         inner = split(parts.train, how, judges, seed)
         return cls(interactions, products, features, vocabulary, parts, inner)
 
@@ -237,6 +229,25 @@ def _close(task: Task, out: Path, seed: int) -> None:
     write_popularity(out, task.log)
     write_held_out(out, task.parts, seed)
     (out / UNFINISHED).unlink(missing_ok=True)
+
+
+def catalogue(
+    log: Log, interactions: Interactions
+) -> tuple[list[dict[str, object]], Vocabulary, ItemFeatures]:
+    """The products of a log, the names in them, and the content of every item, also of those in no catalogue.
+
+    interactions: `log.to_arrays()`.
+    """
+    products, items = log.items.to_pylist(), len(interactions.item_ids)
+    vocabulary = Vocabulary(
+        _names(products, "category"),
+        _names(products, "brand"),
+        tuple((name, values.shape[1]) for name, values in log.vectors.items()),
+        tuple(interactions.devices),
+        tuple(interactions.slots),
+    )
+    features = item_features(_padded(products, items), vocabulary, padded(log.vectors, items))
+    return products, vocabulary, features
 
 
 def _padded(products: list[dict[str, object]], items: int) -> list[Mapping[str, object]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -68,6 +69,13 @@ def _targets(user: NDArray[np.int32], item: NDArray[np.int32], users: NDArray[np
     pairs = np.unique(np.stack([user, item], 1).astype(np.int64), axis=0)  # by user, then by item
     bounds = np.searchsorted(pairs[:, 0], [users, users + 1])
     return {int(u): pairs[a:b, 1] for u, a, b in zip(users, *bounds, strict=True)}
+
+
+def rows_by_user(log: Interactions, users: Sequence[int] | NDArray[np.integer]) -> list[NDArray[np.int64]]:
+    """The rows of the log of each of these users, in the log's order, [U]."""
+    order = np.argsort(log.user, kind="stable")
+    bounds = np.searchsorted(log.user[order], np.add.outer(np.asarray(users, np.int64), [0, 1]))
+    return [order[first:last] for first, last in bounds]
 
 
 def take(log: Interactions, rows: NDArray[np.bool_] | NDArray[np.int64]) -> Interactions:

@@ -188,7 +188,7 @@ def _exact_top(served: ServedBundle, table: NDArray[np.float32], row: UserRow) -
     vector = row.vector.astype(np.float32)
     scores = table @ vector
     best = np.argpartition(-scores, min(CANDIDATES, len(scores)) - 1)[:CANDIDATES]
-    ranked, _ = served.repeats.candidates((best, scores[best]), served.ring_rows(row), scores.take)
+    ranked, _ = served.repeats.candidates((best, scores[best]), served.own(row), scores.take)
     return _padded(ranked)
 
 

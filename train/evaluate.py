@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from functions.core.events import EVENT_TYPES, Event
+from functions.core.favourites import PREFIX
 from functions.core.features import Int64, ItemFeatures
 from functions.core.fold import Encoder, fold_histories
 from functions.core.histories import Histories, bounds_of
-from functions.core.repeats import Repeats
+from functions.core.repeats import Own, Repeats
 from functions.core.user_row import Float16, UserRow, event_hash, item_key
 from train.baselines import DEFAULTS, top
 from train.log import Interactions
@@ -37,12 +38,13 @@ class TowerItems:
     """Embeddings [N, d] float16 of a catalogue, by item key."""
 
     def __init__(self, item_ids: list[str], embeddings: Float16) -> None:
-        self._rows = {item_key(item_id): row for row, item_id in enumerate(item_ids)}
+        rows = {item_key(item_id): row for row, item_id in reversed(list(enumerate(item_ids)))}
+        self._rows = {key[:PREFIX]: row for key, row in rows.items()} | rows  # the lower of two rows
         self._embeddings = embeddings
 
-    def row(self, key: bytes) -> int | None:
-        """Row of an item key; None for an item that nobody knows."""
-        return self._rows.get(key)
+    def rows(self, keys: list[bytes]) -> list[int | None]:
+        """Row of each item key, or of a key's prefix; None for an item that nobody knows."""
+        return [self._rows.get(key) for key in keys]
 
     def embedding(self, key: bytes) -> Float16 | None:
         row = self._rows.get(key)
@@ -148,15 +150,15 @@ def _hits(top: NDArray[np.int64], targets: list[NDArray[np.int64]], k: int) -> N
 
 @dataclass(frozen=True)
 class Candidates:
-    """One user's way to a list: the best rows by dot product, and the rows of the ring, oldest first."""
+    """One user's way to a list: the best rows by dot product, and the user's own."""
 
     best: tuple[NDArray[np.int64], NDArray[np.float32]]
-    ring: list[int | None]
+    own: Own
     vector: NDArray[np.float32]
 
     def top(self, repeats: Repeats, table: NDArray[np.float32], k: int) -> NDArray[np.int64]:
         """The k rows that would be served, best first; table [N, d]; -1 where there are fewer."""
-        rows, _ = repeats.candidates(self.best, self.ring, lambda wanted: table[wanted] @ self.vector)
+        rows, _ = repeats.candidates(self.best, self.own, lambda wanted: table[wanted] @ self.vector)
         return np.pad(rows[:k], (0, max(0, k - len(rows))), constant_values=-1)
 
 
@@ -181,7 +183,7 @@ def candidates(
             vectors += context[len(found) : len(found) + len(part)]
         scores, best = (torch.from_numpy(vectors) @ whole).topk(min(CANDIDATES, len(table)), 1)
         for row, s, b, vector in zip(part, scores.numpy(), best.numpy(), vectors, strict=True):
-            found.append(Candidates((b, s), [items.row(entry.item) for entry in row.ring], vector))
+            found.append(Candidates((b, s), Repeats().own(row, items.rows), vector))
     return found
 
 

@@ -167,8 +167,7 @@ class Ranking:
         return scores
 
     def _repeat(self, scores: Tensor, row: UserRow) -> None:
-        kinds, known = [e.kind for e in row.ring], [self.items.row(e.item) for e in row.ring]
-        for item, bonus in self.repeats.bonus(self.repeats.counted(kinds, known)).items():
+        for item, bonus in self.repeats.bonus(self.repeats.own(row, self.items.rows)).items():
             scores[item] += bonus
 
     def places(self, rows: Sequence[UserRow], whose: Rows, item: Rows) -> tuple[Rows, Floats, Rows]:

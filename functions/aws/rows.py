@@ -17,7 +17,7 @@ LIFETIME_S = 390 * 86_400  # a row that no event reaches for 13 months is forgot
 BATCH = 100  # BatchGetItem's own limit
 BATCH_TRIES, BACKOFF_S = 5, 0.05
 WRITERS = 16
-BINARY = frozenset({"state", "vector", "ring", "last", "seen", "marks", "wid"})
+BINARY = frozenset({"state", "vector", "ring", "last", "fav", "seen", "marks", "wid"})
 NUMBERS = frozenset({"v", "ttl"})
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from functions.core.errors import CorruptBundle, VitrineError
 from functions.core.user_row import item_key
 
+KEY_BYTES = 6
 BATCH = 500  # parameters of one query; SQLite's lowest default limit is 999
 
 SCHEMA = """
@@ -124,8 +125,14 @@ class Catalogue:
             self._connection.close()
 
     def rows_of_keys(self, keys: Sequence[bytes]) -> dict[bytes, int]:
-        """Row by item key (6 bytes), known keys only; of two items with one key, the lower row."""
-        return self._rows_by("key", keys)
+        """Row by item key (6 bytes), or by the first bytes of one, known ones only; the lower of two rows."""
+        found = self._rows_by("key", [key for key in keys if len(key) == KEY_BYTES])
+        for prefix in (key for key in keys if len(key) < KEY_BYTES):
+            bounds = (prefix.ljust(KEY_BYTES, b"\0"), prefix.ljust(KEY_BYTES, b"\xff"))
+            ((row,),) = self._query("SELECT MIN(row) FROM item WHERE key BETWEEN ? AND ?", bounds)
+            if row is not None:
+                found[prefix] = row
+        return found
 
     def rows_of_ids(self, item_ids: Sequence[str]) -> dict[str, int]:
         """Row by item id, known ids only."""

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from functions.core.events import IMPRESSION, Event
+from functions.core.favourites import Favourites
 from functions.core.features import Int64, gap_bucket, value_bucket
 from functions.core.histories import Histories, bounds_of, bounds_within, histories
 from functions.core.user_row import RING, Float16, RingEntry, UserRow, new_row
@@ -85,10 +86,12 @@ def fold_histories(
     new = acts.take(_unknown_to_ring(remembered, acts))
     steps = _steps(remembered, new)
     states, vectors, folded = _advance(remembered, steps, encoder)
-    rings, last_s = _rings(remembered, new, steps), _last_s(remembered, new)
+    columns = _rings(remembered, new, steps), _last_s(remembered, new), _favourites(remembered, new)
     result = [
-        replace(row, state=state, vector=vector, ring=ring, last_s=at)
-        for row, state, vector, ring, at in zip(remembered, states, vectors, rings, last_s, strict=True)
+        replace(row, state=state, vector=vector, ring=ring, last_s=at, favourites=favourites)
+        for row, state, vector, ring, at, favourites in zip(
+            remembered, states, vectors, *columns, strict=True
+        )
     ]
     return result, Folded(folded, len(acts.kind) - len(new.kind), len(new.kind) - folded)
 
@@ -190,6 +193,21 @@ def _rings(rows: Sequence[UserRow], new: Histories, steps: _Steps) -> list[tuple
         (*row.ring, *entries[first:last])[-RING:] if last > first else row.ring
         for row, first, last in zip(rows, bounds[:-1], bounds[1:], strict=True)
     ]
+
+
+def _favourites(rows: Sequence[UserRow], new: Histories) -> list[Favourites]:
+    """What each visitor comes back to, with the events that the new ones push out of the ring."""
+    items, kinds = [new.items[item] for item in new.item.tolist()], new.kind.tolist()
+    result = []
+    for row, first, last in zip(rows, new.bounds[:-1].tolist(), new.bounds[1:].tolist(), strict=True):
+        if last == first:
+            result.append(row.favourites)
+            continue
+        known = len(row.ring)
+        item = [*(entry.item for entry in row.ring), *items[first:last]]
+        kind = [*(entry.kind for entry in row.ring), *kinds[first:last]]
+        result.append(row.favourites.after(item, kind, known, RING))
+    return result
 
 
 def _last_s(rows: Sequence[UserRow], new: Histories) -> list[int]:

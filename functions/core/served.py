@@ -18,7 +18,7 @@ from functions.core.catalogue import Catalogue
 from functions.core.context import Context, read_context
 from functions.core.errors import CorruptBundle
 from functions.core.fold import Encoder, Step
-from functions.core.repeats import Repeats
+from functions.core.repeats import Own, Repeats
 from functions.core.runtime import OnnxScan, OnnxStep
 from functions.core.scorer import Scorer, blocks
 from functions.core.slots import Slot, load_slots
@@ -40,7 +40,7 @@ class BundleItems:
         self._rows: dict[bytes, int | None] = {}
 
     def rows(self, keys: list[bytes]) -> list[int | None]:
-        """Row of each key; None for an item that nobody knows."""
+        """Row of each key, or of a key's first bytes; None for an item that nobody knows."""
         unknown = [key for key in set(keys) if key not in self._rows]
         if unknown:
             if len(self._rows) + len(unknown) > CACHED_KEYS:
@@ -74,21 +74,21 @@ class ServedBundle:
     def candidates(
         self, row: UserRow, count: int = CANDIDATES, context: NDArray[np.float32] | None = None
     ) -> Candidates:
-        """Showable rows and scores for a user: the best by dot product and the ring's own, best first.
+        """Showable rows and scores for a user: the best by dot product and the user's own, best first.
 
         context: a vector [d] of `self.context` to be added to the user's.
         """
         vector = row.vector if context is None else row.vector.astype(np.float32) + context
         best = self.scorer.top(vector, count)
-        return self.repeats.candidates(
-            best, self.ring_rows(row), lambda rows: self.scorer.scores(vector, rows)
-        )
+        return self.repeats.candidates(best, self.own(row), lambda rows: self.scorer.scores(vector, rows))
 
-    def ring_rows(self, row: UserRow) -> list[int | None]:
-        """Item rows of the ring, oldest first; None for what the repeat term does not count."""
-        found = self.items.rows([entry.item for entry in row.ring])
-        shown = [None if item is None or item >= self.manifest.showable else item for item in found]
-        return self.repeats.counted([entry.kind for entry in row.ring], shown)
+    def own(self, row: UserRow) -> Own:
+        """The showable items that the user has had to do with, as the repeat term counts them."""
+        return self.repeats.own(row, self._showable)
+
+    def _showable(self, keys: list[bytes]) -> list[int | None]:
+        found = self.items.rows(keys)
+        return [None if item is None or item >= self.manifest.showable else item for item in found]
 
     def popular(self, category: str | None = None) -> Candidates:
         """Rows of the most popular items, of one category where it has any, best first.

@@ -42,6 +42,9 @@ def test_rows_by_id_and_key(catalogue):
     assert catalogue.rows_of_ids([*ids, "nope"]) == {item_id: row for row, item_id in enumerate(ids)}
     keys = [item_key(item_id) for item_id in ids]
     assert catalogue.rows_of_keys([*keys, b"\0" * 6]) == {key: row for row, key in enumerate(keys)}
+    prefixes = [key[:4] for key in keys]
+    found = catalogue.rows_of_keys([*prefixes, b"\0" * 4])
+    assert found == {prefix: prefixes.index(prefix) for prefix in prefixes}
     assert catalogue.rows_of_ids([]) == {} and catalogue.rows_of_keys([]) == {}
 
 

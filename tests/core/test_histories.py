@@ -26,7 +26,9 @@ def one_by_one(row: UserRow, events: list[Event], encoder: Encoder) -> tuple[Use
         else:
             gap = int(gap_bucket(max(event.time_s - row.last_s, 0) if row.ring else -1))
             entry = RingEntry(event_hash(event.event_id), item, event.kind, int(value_bucket(value)), gap)
-            row = replace(row, ring=(*row.ring, entry)[-RING:], last_s=event.time_s)
+            items, kinds = zip(*((e.item, e.kind) for e in (*row.ring, entry)), strict=True)
+            kept = row.favourites.after(items, kinds, len(row.ring), RING)
+            row = replace(row, ring=(*row.ring, entry)[-RING:], last_s=event.time_s, favourites=kept)
             embedding = encoder.items.embedding(item)
             if embedding is None:
                 unknown += 1
@@ -57,7 +59,10 @@ def same(a: UserRow, b: UserRow) -> bool:
     return (
         a.state.tobytes() == b.state.tobytes()
         and a.vector.tobytes() == b.vector.tobytes()
-        and all(getattr(bare[0], f) == getattr(bare[1], f) for f in ("ring", "last_s", "seen", "space"))
+        and all(
+            getattr(bare[0], f) == getattr(bare[1], f)
+            for f in ("ring", "last_s", "favourites", "seen", "space")
+        )
     )
 
 

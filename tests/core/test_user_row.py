@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from functions.core.errors import CorruptRow
+from functions.core.favourites import PLACES, PREFIX, Favourites
 from functions.core.user_row import (
     MARKS,
     MAX_BYTES,
@@ -27,6 +28,8 @@ def full_row() -> UserRow:
     row = replace(row, state=rng.normal(size=256).astype(np.float16), version=10**12)
     ring = [RingEntry(event_hash(f"e{n}"), item_key(f"i{n}"), 7, 15, 31) for n in range(RING)]
     row = replace(row, ring=tuple(ring), last_s=2**32 - 1)
+    kept = tuple((item_key(f"i{n}")[:PREFIX], 255) for n in range(PLACES))
+    row = replace(row, favourites=Favourites(kept, 7, 255))
     for n in range(SEEN + 1):
         row = row.with_impression(item_key(f"i{n}"), 2**32 - 1)
     for n in range(MARKS + 1):
@@ -80,7 +83,7 @@ def test_a_value_that_is_not_finite_is_never_stored() -> None:
             encode(replace(row, state=np.full(4, bad, np.float16)))
 
 
-@pytest.mark.parametrize("name", ["state", "vector", "ring", "last", "seen", "marks", "wid"])
+@pytest.mark.parametrize("name", ["state", "vector", "ring", "last", "fav", "seen", "marks", "wid"])
 def test_a_truncated_attribute_is_named(name: str) -> None:
     attributes = encode(replace(full_row(), wid=b"12345678"))
     attributes[name] = attributes[name][:-1]  # type: ignore[index]

@@ -17,7 +17,7 @@ USERS = ("ann", "bob", "eve")
 SHARDS = ("shardId-000000000000", "shardId-000000000001")
 KINDS = ("view", "click", "cart", "purchase", "dismiss", "impression")
 NOW_S = 1_795_521_600
-FIELDS = ("state", "vector", "space", "ring", "last", "seen")
+FIELDS = ("state", "vector", "space", "ring", "last", "fav", "seen")
 Record = dict[str, Any]
 
 

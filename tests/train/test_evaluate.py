@@ -9,6 +9,7 @@ import pytest
 import train.evaluate
 from functions.core.events import EVENT_TYPES
 from functions.core.fold import fold
+from functions.core.repeats import Own
 from tests.core.toy_encoder import toy_encoder
 from train.__main__ import main
 from train.evaluate import Candidates, _event, choose_repeats, evaluate, metrics, user_rows
@@ -70,7 +71,7 @@ def test_an_item_done_twice_in_the_test_part_is_one_target() -> None:
 def proposals(ring: list[int | None]) -> list[Candidates]:
     table = np.eye(4, dtype=np.float32)
     vector = table[0] * np.float32(0.5)
-    return [Candidates((np.arange(4), table @ vector), ring, vector)]
+    return [Candidates((np.arange(4), table @ vector), Own(ring), vector)]
 
 
 def test_repeats_are_rewarded_where_people_come_back_and_barred_where_they_do_not() -> None:
@@ -130,5 +131,5 @@ def test_a_log_of_columns_is_folded_as_its_events_one_list_a_user(monkeypatch: p
     found = user_rows(log, users, encoder)
     for a, b in zip(found, expected, strict=True):
         assert a.state.tobytes() == b.state.tobytes() and a.vector.tobytes() == b.vector.tobytes()
-        assert (a.ring, a.last_s, a.seen) == (b.ring, b.last_s, b.seen)
+        assert (a.ring, a.last_s, a.seen, a.favourites) == (b.ring, b.last_s, b.seen, b.favourites)
     assert sum(len(row.ring) for row in found) > 500 and any(row.seen for row in found)

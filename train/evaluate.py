@@ -30,8 +30,6 @@ FOLDED_AT_ONCE = 4096
 ROWS_AT_ONCE = 20_000
 CUTS = (10, 20)
 CANDIDATES = 200
-WEIGHTS = (0.0, -16.0, -4.0, -1.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
-HALF_LIVES = (8.0, 32.0, 128.0, 512.0, 2048.0)
 
 
 class TowerItems:
@@ -192,19 +190,6 @@ def _row_chunks(log: Interactions, users: list[int], encoder: Encoder) -> Iterat
     for at in range(0, len(users), ROWS_AT_ONCE):
         rows = user_rows(log, users[at : at + ROWS_AT_ONCE], encoder)
         yield from (rows[first : first + USERS_AT_ONCE] for first in range(0, len(rows), USERS_AT_ONCE))
-
-
-def choose_repeats(proposed: list[Candidates], targets: list[NDArray[np.int64]], table: Float16) -> Repeats:
-    """The repeat term with the best NDCG@10; the smallest weight among equals."""
-    wide = table.astype(np.float32)
-
-    def quality(repeats: Repeats) -> float:
-        top = np.stack([c.top(repeats, wide, 10) for c in proposed])
-        return round(ndcg(top, targets, 10), 6)
-
-    grid = [Repeats(w, h) for w in WEIGHTS for h in (HALF_LIVES if w else HALF_LIVES[:1])]
-    scored = [(quality(r), -abs(r.weight)) for r in tqdm(grid, desc="repeats", disable=None)]
-    return grid[max(range(len(grid)), key=scored.__getitem__)]
 
 
 def evaluate(

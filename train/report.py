@@ -27,7 +27,6 @@ from train.evaluate import (
     Candidates,
     TowerItems,
     candidates,
-    choose_repeats,
     embed_items,
     evaluate,
     evaluate_baselines,
@@ -36,6 +35,7 @@ from train.evaluate import (
 )
 from train.log import Interactions
 from train.prequential import prequential, start_of_test, summary
+from train.repeats import choose_repeats
 from train.slices import Hits, beyond_accuracy, estimate, event_counts, slices, target_kinds
 from train.split import Split, rows_by_user, take
 from train.towers import Towers

@@ -35,7 +35,8 @@ class Own:
 
 @dataclass(frozen=True)
 class Repeats:
-    """The term's two numbers, chosen on validation: `weight` in units of score, `half_life` in events.
+    """The term's numbers, chosen on validation: `weight` in units of score, `half_life` in events, and
+    `before`: what an event that the ring has forgotten counts against one that it still has.
 
     `kinds` are the event types that the log had, so that the numbers speak for: what purchases say of coming
     back says nothing of views.
@@ -43,6 +44,7 @@ class Repeats:
 
     weight: float = 0.0
     half_life: float = 32.0
+    before: float = 1.0
     kinds: tuple[int, ...] = tuple(range(8))
 
     def __post_init__(self) -> None:
@@ -62,7 +64,7 @@ class Repeats:
         weight · log(1 + Σ 2^(-age / half_life)), age counted in events after this one; those before the ring
         are all as old as the ring is long, and weigh what their own half-life has left of them.
         """
-        faded = 0.5 ** (len(own.ring) / self.half_life)
+        faded = self.before * 0.5 ** (len(own.ring) / self.half_life)
         recency = {row: weight * faded for row, weight in own.before.items()}
         for age, row in enumerate(reversed(own.ring)):
             if row is not None:

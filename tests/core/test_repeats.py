@@ -49,6 +49,12 @@ def test_what_the_ring_has_forgotten_counts_as_old_as_the_ring_is_long() -> None
     assert bonus == {7: pytest.approx(2 * log(1 + 3 / 2 + 2**-0.5)), 5: pytest.approx(2 * log(1.5))}
 
 
+def test_what_the_ring_has_forgotten_counts_as_much_as_it_is_said_to() -> None:
+    whole, half = (Repeats(1.0, 2.0, before).bonus(Own([7, 7], {5: 2.0})) for before in (1.0, 0.5))
+    assert (whole[5], half[5]) == (pytest.approx(log(2)), pytest.approx(log(1.5)))
+    assert whole[7] == half[7]
+
+
 def test_an_item_of_old_alone_is_a_candidate_too() -> None:
     dot = np.array([0.5, 0.9, 0.1])
     rows, _ = Repeats(4.0, 1e9).candidates((np.array([1]), dot[[1]]), Own([], {2: 1.0}), dot.take)
@@ -69,5 +75,5 @@ def test_only_event_types_that_the_numbers_were_chosen_on_count() -> None:
 
 
 def test_it_survives_json() -> None:
-    repeats = Repeats(2.0, 8.0, (1, 4))
+    repeats = Repeats(2.0, 8.0, 0.5, (1, 4))
     assert Repeats(**json.loads(json.dumps(asdict(repeats)))) == repeats

@@ -9,10 +9,9 @@ import pytest
 import train.evaluate
 from functions.core.events import EVENT_TYPES
 from functions.core.fold import fold
-from functions.core.repeats import Own
 from tests.core.toy_encoder import toy_encoder
 from train.__main__ import main
-from train.evaluate import Candidates, _event, choose_repeats, evaluate, metrics, user_rows
+from train.evaluate import _event, metrics, user_rows
 from train.log import Interactions
 from train.split import split
 
@@ -66,24 +65,6 @@ def test_at_most_the_asked_number_of_users_is_tested() -> None:
 def test_an_item_done_twice_in_the_test_part_is_one_target() -> None:
     log = interactions([0] * 40, [*range(36), 7, 7, 5, 7])
     assert {u: t.tolist() for u, t in split(log, "time").targets.items()} == {0: [5, 7]}
-
-
-def proposals(ring: list[int | None]) -> list[Candidates]:
-    table = np.eye(4, dtype=np.float32)
-    vector = table[0] * np.float32(0.5)
-    return [Candidates((np.arange(4), table @ vector), Own(ring), vector)]
-
-
-def test_repeats_are_rewarded_where_people_come_back_and_barred_where_they_do_not() -> None:
-    table = np.eye(4, dtype=np.float16)
-    back = choose_repeats(proposals([3]), [np.array([3])], table)
-    away = choose_repeats(proposals([0]), [np.array([1])], table)
-    assert back.weight > 0 > away.weight
-    assert evaluate(proposals([3]), back, [np.array([3])], table)["mrr@10"] == 1.0
-
-
-def test_where_repeats_say_nothing_they_weigh_nothing() -> None:
-    assert choose_repeats(proposals([None]), [np.array([0])], np.eye(4, dtype=np.float16)).weight == 0
 
 
 def test_the_command_learns_a_world_whose_right_answer_is_known(tmp_path: Path) -> None:

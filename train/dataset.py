@@ -37,6 +37,12 @@ class Batch:
         """How many next items there are to learn."""
         return int((self.target >= 0).sum())
 
+    def met(self, stretch: Tensor, place: Tensor) -> Tensor:
+        """Rows of the items up to these places of these stretches, [P] each -> [P, T], some repeated."""
+        items = self.item[stretch]
+        until = torch.arange(items.shape[1], device=items.device) <= place[:, None]
+        return torch.where(until, items, items[:, :1])
+
     def to(self, device: torch.device) -> Batch:
         """The same stretches on a device."""
         return Batch(*(getattr(self, field.name).to(device) for field in fields(self)))

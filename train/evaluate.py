@@ -6,6 +6,8 @@ Every metric ranks the whole catalogue. A user's targets are what the user did i
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,19 +77,44 @@ def embed_items(
 
 
 def user_rows(log: Interactions, users: list[int], encoder: Encoder) -> list[UserRow]:
-    """The stored row of each user after the user's history, [users]."""
+    """The stored row of each user after the user's history, [users]; torch's threads share the users."""
     rows: dict[int, UserRow] = {}
     keys = [item_key(item_id) for item_id in log.item_ids]
     own = rows_by_user(log, users)
-    by_length = np.argsort([len(some) for some in own], kind="stable")  # so that a round is full to its end
-    with tqdm(total=len(users), desc="fold", unit="user", disable=None) as bar:
-        for at in range(0, len(users), FOLDED_AT_ONCE):
-            chunk = by_length[at : at + FOLDED_AT_ONCE]
-            events = _histories(log, [own[user] for user in chunk], keys)
-            folded, _ = fold_histories([encoder.empty()] * len(chunk), events, encoder)
+    threads = torch.get_num_threads()
+
+    def fold(chunk: NDArray[np.int64]) -> list[UserRow]:
+        events = _histories(log, [own[user] for user in chunk], keys)
+        return fold_histories([encoder.empty()] * len(chunk), events, encoder)[0]
+
+    chunks = _of_like_length([len(some) for some in own], threads)
+    with (
+        tqdm(total=len(users), desc="fold", unit="user", disable=None) as bar,
+        _unshared_operations(),
+        ThreadPoolExecutor(threads) as pool,
+    ):
+        for chunk, folded in zip(chunks, pool.map(fold, chunks), strict=True):
             rows.update(zip(chunk.tolist(), folded, strict=True))
             bar.update(len(chunk))
     return [rows[position] for position in range(len(users))]
+
+
+@contextmanager
+def _unshared_operations() -> Iterator[None]:
+    """One thread for each of torch's operations: a step is too small to be shared."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _of_like_length(lengths: list[int], parts: int) -> list[NDArray[np.int64]]:
+    """Users in chunks of about one length, so that a round is full to its end, and those in `parts`."""
+    by_length = np.argsort(lengths, kind="stable")
+    chunks = (by_length[at : at + FOLDED_AT_ONCE] for at in range(0, len(lengths), FOLDED_AT_ONCE))
+    return [chunk[part::parts] for chunk in chunks for part in range(min(parts, len(chunk)))]
 
 
 def _histories(log: Interactions, rows: list[NDArray[np.int64]], keys: list[bytes]) -> Histories:

@@ -13,19 +13,21 @@ LEAST_ROWS = 128  # of a slice: with fewer the products lose more than the cache
 POPULARITY_POWER = 0.75  # Mikolov et al. 2013: between uniform and proportional to popularity
 
 
-def full_softmax(vectors: Tensor, embeddings: Tensor, target: Tensor) -> Tensor:
+def full_softmax(vectors: Tensor, embeddings: Tensor, target: Tensor, met: Tensor | None = None) -> Tensor:
     """Mean cross-entropy over all items; vectors [P, d], embeddings [N, d], target int64 [P] (rows).
+
+    met: int64 [P, M], rows that are no choice for a vector, unless one of them is its target.
 
     Only LOGITS numbers of the [P, N] logits, or LEAST_ROWS rows, exist at a time: the gradients are taken
     along, slice by slice (Hsu et al. 2024, "Liger kernel", section 3.2). Under autocast the three products
     are in its type.
     """
-    return _FullSoftmax.apply(vectors, embeddings, target)  # type: ignore[no-any-return,no-untyped-call]
+    return _FullSoftmax.apply(vectors, embeddings, target, met)  # type: ignore[no-any-return,no-untyped-call]
 
 
 class _FullSoftmax(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, vectors: Tensor, embeddings: Tensor, target: Tensor) -> Tensor:
+    def forward(ctx: Any, vectors: Tensor, embeddings: Tensor, target: Tensor, met: Tensor | None) -> Tensor:
         dtype = _product_type(vectors)
         items = embeddings.to(dtype)
         d_vectors = torch.empty_like(vectors)
@@ -37,7 +39,10 @@ class _FullSoftmax(torch.autograd.Function):
             at = slice(first, min(first + rows, len(vectors)))
             some, wanted = vectors[at].to(dtype), target[at, None]
             logits = _at_least_float32(torch.mm(some, items.T, out=reused[: len(some)]))
-            own, top = logits.gather(1, wanted), logits.amax(1, keepdim=True)
+            own = logits.gather(1, wanted)
+            if met is not None:
+                logits.scatter_(1, met[at], -torch.inf).scatter_(1, wanted, own)
+            top = logits.amax(1, keepdim=True)
             total = logits.sub_(top).exp_().sum(1, keepdim=True)  # from 1, the largest, to N
             loss += (top + total.log() - own).sum()
             error = logits.scatter_add_(1, wanted, -total).to(dtype)  # times `total`, divided out below
@@ -47,9 +52,9 @@ class _FullSoftmax(torch.autograd.Function):
         return loss / len(vectors)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
         d_vectors, d_embeddings = ctx.saved_tensors
-        return d_vectors * gradients[0], d_embeddings * gradients[0], None
+        return d_vectors * gradients[0], d_embeddings * gradients[0], None, None
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:

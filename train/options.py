@@ -21,6 +21,7 @@ class Options:
     weight_decay: float = 0.05
     average: float = 1.0  # epochs that the average of the weights looks back; 0: the last weights themselves
     clip: float = 1.0
+    mask_history: bool = False  # what a user has met is no choice for the next item: full softmax only
     softmax_budget: int = 2**28  # items x positions up to which every item is scored
     negatives: int = 1024
     from_batch: int = 512

@@ -14,7 +14,8 @@ from train.towers import Shape
 
 WIDE_UP_TO = 50_000  # items; scanning a larger catalogue costs more than the wider vectors gain
 SAMPLED_ITEM_RATE = 2.0  # beyond, where items are sampled: their gradients are mostly noise
-EVENTS_TO_SEE = 24_000_000  # over all epochs
+MET_AGAIN = 0.01  # share of events up to which nobody is said to do a thing twice
+EVENTS_TO_SEE = 16_000_000  # over all epochs
 LEAST_EPOCHS, MOST_EPOCHS = 8, 60
 
 
@@ -25,6 +26,7 @@ class Facts:
     items: int
     users: int
     events: int  # impressions aside
+    repeats: float = 1.0  # share of the events whose item the user has met before
 
     @property
     def length(self) -> float:
@@ -35,7 +37,9 @@ class Facts:
 def facts(log: Interactions) -> Facts:
     """Counts of what there is to learn from."""
     counted = log.kind != IMPRESSION
-    return Facts(len(log.item_ids), len(np.unique(log.user[counted])), int(counted.sum()))
+    user, item, items = log.user[counted], log.item[counted], len(log.item_ids)
+    pairs = len(np.unique(user.astype(np.int64) * items + item))
+    return Facts(items, len(np.unique(user)), len(user), 1 - pairs / max(len(user), 1))
 
 
 def shape_for(known: Facts, categories: int = 0, brands: int = 0, content: bool = False) -> Shape:
@@ -56,8 +60,12 @@ def shape_for(known: Facts, categories: int = 0, brands: int = 0, content: bool 
 
 
 def options_for(known: Facts, chosen: Options, epochs: int | None = None) -> Options:
-    """How to train on such a log: EVENTS_TO_SEE events in all, or the epochs that were asked for."""
+    """How to train on such a log: EVENTS_TO_SEE events in all, or the epochs that were asked for.
+
+    Where nobody does a thing twice, nothing is learnt from what a user has met being the wrong answer: it is
+    masked, in training as it will be in a list, and the state need not remember it in order to rule it out.
+    """
     if epochs is None:
         epochs = min(max(round(EVENTS_TO_SEE / max(known.events, 1)), LEAST_EPOCHS), MOST_EPOCHS)
     rate = chosen.item_rate if known.items <= WIDE_UP_TO else min(chosen.item_rate, SAMPLED_ITEM_RATE)
-    return replace(chosen, epochs=epochs, item_rate=rate)
+    return replace(chosen, epochs=epochs, item_rate=rate, mask_history=known.repeats <= MET_AGAIN)

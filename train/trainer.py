@@ -90,7 +90,8 @@ class Objective(nn.Module):
         if self.options.loss == "softmax" and items * len(target) <= self.options.softmax_budget:
             embeddings = self.embed(torch.arange(items, device=target.device))
             vectors = self.vectors(F.embedding(batch.item, embeddings), batch)[known]
-            return full_softmax(vectors, embeddings, target)
+            met = batch.met(*torch.where(known)) if self.options.mask_history else None
+            return full_softmax(vectors, embeddings, target, met)
         return self._sampled(batch, known, target)
 
     def _sampled(self, batch: Batch, known: Tensor, target: Tensor) -> Tensor:
@@ -178,7 +179,10 @@ class Trainer:
 
     @torch.no_grad()
     def top(self, held: HeldOut, k: int) -> NDArray[np.int64]:
-        """The k best items of each held-out user, by the parallel form, repeats not weighed, [U, k]."""
+        """The k best items of each held-out user, by the parallel form, repeats not weighed, [U, k].
+
+        Where the history was masked in training, its newest window is masked here.
+        """
         rows = torch.arange(self.towers.shape.items, device=self.device)
         embeddings = torch.cat([self.averaged.embed(part) for part in torch.split(rows, ITEMS_AT_ONCE)])
         self.towers.user.centre.copy_(embeddings.mean(0))
@@ -186,8 +190,12 @@ class Trainer:
         for part in torch.split(torch.arange(len(held.targets)), self.options.batch):
             batch = held.windows.batch(part).to(self.device)
             vectors = self.averaged.vectors(F.embedding(batch.item, embeddings), batch)
-            last = vectors[torch.arange(len(part)), held.windows.length[part] - 1]
-            best.append((last @ embeddings.T).topk(min(k, len(rows)), 1).indices.cpu())
+            stretch, length = torch.arange(len(part)), held.windows.length[part]
+            newest = stretch.to(self.device), length.to(self.device) - 1
+            scores = vectors[newest] @ embeddings.T
+            if self.options.mask_history:
+                scores.scatter_(1, batch.met(*newest), -torch.inf)
+            best.append(scores.topk(min(k, len(rows)), 1).indices.cpu())
         return torch.cat(best).numpy()
 
     def state(self) -> dict[str, Any]:

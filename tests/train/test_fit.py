@@ -234,7 +234,11 @@ def test_loss_gradients_equal_numeric_ones(numbers: int, monkeypatch: pytest.Mon
     def sample(v: torch.Tensor, e: torch.Tensor) -> torch.Tensor:
         return sampled_softmax(v, e[target], target, e[rows], rows, log_q)
 
+    def masked(v: torch.Tensor, e: torch.Tensor) -> torch.Tensor:
+        return full_softmax(v, e, target, torch.arange(3).expand(len(target), 3))
+
     assert torch.autograd.gradcheck(whole, (vectors, table))
+    assert torch.autograd.gradcheck(masked, (vectors, table))
     assert torch.autograd.gradcheck(sample, (vectors, table))
 
 
@@ -262,6 +266,49 @@ def test_correction_brings_the_sampled_loss_to_the_full_one() -> None:
     )
     assert corrected < 0.05
     assert 1.0 < naive < reversed_
+
+
+def test_what_was_met_is_no_choice_but_the_target_always_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    vectors, table, target = torch.randn(9, 4), torch.randn(6, 4), torch.arange(9) % 6
+    met = torch.randint(6, (9, 3))
+    assert (met == target[:, None]).any()
+    out = torch.zeros(9, 6, dtype=torch.bool).scatter_(1, met, True)
+    out[torch.arange(9), target] = False
+    logits = (vectors @ table.T).masked_fill(out, -torch.inf)
+    monkeypatch.setattr("train.loss.LEAST_ROWS", 2)
+    monkeypatch.setattr("train.loss.LOGITS", 12)
+    ours = full_softmax(vectors, table, target, met)
+    torch.testing.assert_close(ours, torch.nn.functional.cross_entropy(logits, target))
+
+
+def test_a_user_has_met_the_items_up_to_the_place_and_none_of_the_padding() -> None:
+    item = torch.tensor([[5, 3, 9, 7], [4, 8, 0, 0]])
+    none = torch.zeros_like(item)
+    batch = Batch(item, none, none, none, torch.tensor([[3, 9, 7, -1], [8, 1, -1, -1]]), none)
+    met = batch.met(*torch.where(batch.target >= 0))
+    assert [set(row) for row in met.tolist()] == [{5}, {5, 3}, {5, 3, 9}, {4}, {4, 8}]
+
+
+def test_where_the_history_is_masked_it_is_not_ranked_in_validation() -> None:
+    parts = split(circle(), "leave-one-out")
+    held = held_out(parts.train, parts.targets, 8)
+    own = [parts.train.item[parts.train.user == user][-8:] for user in sorted(parts.targets)]
+    for masked in (False, True):
+        trainer = Trainer(parts.train, features(), SHAPE, dataclasses.replace(QUICK, mask_history=masked), 1)
+        top = trainer.top(held, ITEMS - 8)
+        met = sum(int(np.isin(some, items).sum()) for some, items in zip(top, own, strict=True))
+        assert bool(met) is not masked
+
+
+def test_with_the_history_masked_nothing_is_spent_on_ruling_it_out() -> None:
+    """Untrained: the log of 12 choices, against the mean of the logs of those that are left, 11 to 5."""
+    log, losses = circle(length=8), []
+    for masked in (False, True):
+        trainer = Trainer(log, features(), SHAPE, dataclasses.replace(QUICK, mask_history=masked), 1)
+        losses.append(trainer.loss(histories(log).cut(8).batch(torch.arange(20))).item())
+    left = float(np.log(np.arange(5, 12)).mean())
+    assert losses == [pytest.approx(np.log(12), abs=0.05), pytest.approx(left, abs=0.05)]
 
 
 def test_slices_of_the_full_softmax_add_up(monkeypatch: pytest.MonkeyPatch) -> None:

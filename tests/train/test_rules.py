@@ -1,7 +1,12 @@
 """Defaults by the log's size, length and sparsity."""
 
+import numpy as np
+import pytest
+
+from functions.core.events import IMPRESSION
+from train.log import Interactions
 from train.options import Options
-from train.rules import SAMPLED_ITEM_RATE, WIDE_UP_TO, Facts, options_for, shape_for
+from train.rules import SAMPLED_ITEM_RATE, WIDE_UP_TO, Facts, facts, options_for, shape_for
 
 
 def test_dropout_grows_as_histories_shorten() -> None:
@@ -19,5 +24,18 @@ def test_ids_learn_slowly_where_items_are_sampled() -> None:
 
 def test_small_logs_are_seen_more_often() -> None:
     found = [options_for(Facts(100, 10, events), Options()).epochs for events in (10**3, 10**6, 10**8)]
-    assert found == [60, 24, 8]
+    assert found == [60, 16, 8]
     assert options_for(Facts(100, 10, 10**6), Options(), epochs=3).epochs == 3
+
+
+def test_the_history_is_masked_where_nobody_does_a_thing_twice() -> None:
+    assert options_for(Facts(10, 10, 1_000, repeats=0.0), Options()).mask_history
+    assert not options_for(Facts(10, 10, 1_000, repeats=0.1), Options()).mask_history
+
+
+def test_a_repeat_is_a_users_event_with_an_item_that_the_same_user_has_met() -> None:
+    none = np.zeros(6, np.float32)
+    kind = np.array([1, 1, 1, 1, 4, IMPRESSION], np.int8)
+    columns = np.array([0, 0, 1, 1, 1, 1], np.int32), np.array([0, 1, 0, 1, 1, 0], np.int32)
+    log = Interactions(*columns, kind, np.arange(6), none, ["a", "b"], ["x", "y"])
+    assert facts(log) == Facts(items=2, users=2, events=5, repeats=pytest.approx(1 / 5))

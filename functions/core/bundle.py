@@ -13,7 +13,7 @@ from pathlib import Path
 
 from functions.core.errors import CorruptBundle
 
-SCHEMA = 1
+SCHEMA = 2
 MANIFEST = "manifest.json"
 FILES = (
     "user_tower.onnx",

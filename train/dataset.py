@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Generator, Tensor
 
 from functions.core.events import IMPRESSION, KINDS
 from functions.core.features import gap_bucket, value_bucket
@@ -18,7 +18,8 @@ from train.log import Interactions
 DISMISS = KINDS["dismiss"]  # advances the state, but is nothing to predict
 STEPS_PER_EPOCH = 50  # at least, where a small log would be a handful of full batches
 SMALLEST_BATCH = 256  # events
-ALONE = 0.5
+IN_TWO = 0.25  # share of the windows that are cut in two
+OTHERWISE = 0.5  # share of the openings that are taken as the other kind
 
 
 @dataclass(frozen=True)
@@ -55,11 +56,11 @@ class Windows:
     columns: Tensor  # int32 [6, n]: item, kind, gap, value, target, context
     start: Tensor  # int64 [R]
     length: Tensor  # int64 [R]
-    alone: Tensor  # bool [R]: its first event is taken as if the user had none before
+    opening: Tensor  # int64 [R]: gap bucket of its first event; 0 where that is taken as a user's first
 
     def to(self, device: torch.device) -> Windows:
         """The same windows on a device."""
-        return Windows(*(t.to(device) for t in (self.columns, self.start, self.length, self.alone)))
+        return Windows(*(t.to(device) for t in (self.columns, self.start, self.length, self.opening)))
 
     def batch(self, rows: Tensor) -> Batch:
         """The windows `rows`, padded to the longest of them, on the windows' own device."""
@@ -71,7 +72,7 @@ class Windows:
         item, kind, gap, value, context = (
             torch.where(inside, column, 0) for column in (item, kind, gap, value, context)
         )
-        gap[:, 0] *= ~self.alone[rows]
+        gap[:, 0] = self.opening[rows]
         return Batch(item, kind, gap, value, target.where(inside, -1), context)
 
     def batches(self, events: int, shuffle: torch.Generator) -> list[Tensor]:
@@ -108,11 +109,11 @@ class Histories:
         return Histories(self.columns.to(device), self.first, self.stop)
 
     def cut(self, length: int, shuffle: torch.Generator | None = None) -> Windows:
-        """Every event in one window of at most `length`; a history that fits stays whole.
+        """Every event in one window of at most `length`, cut from a history's end; one that fits stays whole.
 
-        A longer one is cut from its end. With `shuffle` the newest window has any length from 1 to `length`,
-        so that from epoch to epoch an event is preceded by more of its history or by less; and a share of
-        ALONE of the windows that do not begin a history is `alone`. Else "no event before" would mean "the
+        With `shuffle` it is cut anew: the newest window of a long history has any length from 1 to `length`;
+        a quarter of all are cut in two anywhere, and what follows is taken as a new user's; half of those that
+        begin a history are taken as if an event had been before. Else "no event before" would mean "the
         very first": what people begin with, and nothing to go by where somebody is met in the middle.
         """
         history = self.stop - self.first
@@ -126,10 +127,32 @@ class Histories:
         nth = torch.arange(len(user)) - (count.cumsum(0) - count)[user]
         stop = torch.where(nth == 0, self.stop[user], older[user] - (nth - 1) * length)
         start = torch.maximum(self.first[user], older[user] - nth * length)
-        alone = torch.zeros(len(start), dtype=torch.bool)
+        gaps = self.columns[2].cpu()
+        windows = Windows(self.columns, start, stop - start, gaps[start].long())
         if shuffle is not None:
-            alone = torch.rand(len(start), generator=shuffle) < ALONE
-        return Windows(self.columns, start, stop - start, alone).to(self.columns.device)
+            windows = _cut_in_two(_met_in_the_middle(windows, gaps, shuffle), shuffle)
+        return windows.to(self.columns.device)
+
+
+def _met_in_the_middle(windows: Windows, gaps: Tensor, shuffle: Generator) -> Windows:
+    """Half of the openings are taken as the other kind: a drawn gap for none, and none for a gap."""
+    changed = torch.rand(len(windows.start), generator=shuffle) < OTHERWISE
+    drawn = gaps[torch.randint(len(gaps), windows.start.shape, generator=shuffle)].long()
+    other = torch.where(windows.opening == 0, drawn, 0)
+    return replace(windows, opening=torch.where(changed, other, windows.opening))
+
+
+def _cut_in_two(windows: Windows, shuffle: Generator) -> Windows:
+    """A share of the windows as two, of which the second begins as a user's history does."""
+    share = torch.rand(len(windows.start), generator=shuffle)
+    at = 1 + (torch.rand(len(windows.start), generator=shuffle) * (windows.length - 1)).long()
+    cut = (share < IN_TWO) & (windows.length > 1)
+    return replace(
+        windows,
+        start=torch.cat([windows.start, (windows.start + at)[cut]]),
+        length=torch.cat([torch.where(cut, at, windows.length), (windows.length - at)[cut]]),
+        opening=torch.cat([windows.opening, torch.zeros_like(at[cut])]),
+    )
 
 
 @dataclass(frozen=True)
@@ -160,7 +183,7 @@ def held_out(log: Interactions, targets: Mapping[int, NDArray[np.int64]], length
     at = np.searchsorted(user[first], wanted)
     start = np.maximum(first[at], last[at] - length)
     bounds = torch.from_numpy(start), torch.from_numpy(last[at] - start)
-    newest = Windows(columns, *bounds, torch.zeros(len(start), dtype=torch.bool))
+    newest = Windows(columns, *bounds, columns[2][bounds[0]].long())
     return HeldOut(newest, [targets[int(user)] for user in wanted])
 
 

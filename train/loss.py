@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,48 +14,72 @@ LEAST_ROWS = 128  # of a slice: with fewer the products lose more than the cache
 POPULARITY_POWER = 0.75  # Mikolov et al. 2013: between uniform and proportional to popularity
 
 
-def full_softmax(vectors: Tensor, embeddings: Tensor, target: Tensor, met: Tensor | None = None) -> Tensor:
-    """Mean cross-entropy over all items; vectors [P, d], embeddings [N, d], target int64 [P] (rows).
+@dataclass(frozen=True)
+class Extra:
+    """What is added to some of the logits: `bonus` [P, M] to those of `rows` int64 [P, M]; -inf: no choice.
 
-    met: int64 [P, M], rows that are no choice for a vector, unless one of them is its target.
+    A row that stands several times has the same bonus everywhere; `once` [P, M] marks one of them, and the
+    gradient goes there.
+    """
+
+    rows: Tensor
+    bonus: Tensor
+    once: Tensor
+
+
+def full_softmax(vectors: Tensor, embeddings: Tensor, target: Tensor, extra: Extra | None = None) -> Tensor:
+    """Mean cross-entropy over all items; vectors [P, d], embeddings [N, d], target int64 [P] (rows).
 
     Only LOGITS numbers of the [P, N] logits, or LEAST_ROWS rows, exist at a time: the gradients are taken
     along, slice by slice (Hsu et al. 2024, "Liger kernel", section 3.2). Under autocast the three products
     are in its type.
     """
-    return _FullSoftmax.apply(vectors, embeddings, target, met)  # type: ignore[no-any-return,no-untyped-call]
+    added = (extra.rows, extra.bonus, extra.once) if extra else (None, None, None)
+    return _FullSoftmax.apply(vectors, embeddings, target, *added)  # type: ignore[no-any-return,no-untyped-call]
 
 
 class _FullSoftmax(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, vectors: Tensor, embeddings: Tensor, target: Tensor, met: Tensor | None) -> Tensor:
+    def forward(
+        ctx: Any,
+        vectors: Tensor,
+        embeddings: Tensor,
+        target: Tensor,
+        rows: Tensor | None,
+        bonus: Tensor | None,
+        once: Tensor | None,
+    ) -> Tensor:
         dtype = _product_type(vectors)
         items = embeddings.to(dtype)
         d_vectors = torch.empty_like(vectors)
         d_embeddings = torch.zeros_like(embeddings)
         loss = vectors.new_zeros((), dtype=torch.promote_types(vectors.dtype, torch.float32))
-        rows = max(LEAST_ROWS, LOGITS // len(embeddings))
-        reused = items.new_empty(min(rows, len(vectors)), len(embeddings))
-        for first in range(0, len(vectors), rows):
-            at = slice(first, min(first + rows, len(vectors)))
+        d_bonus = torch.zeros_like(bonus) if bonus is not None and bonus.requires_grad else None
+        count = max(LEAST_ROWS, LOGITS // len(embeddings))
+        reused = items.new_empty(min(count, len(vectors)), len(embeddings))
+        for first in range(0, len(vectors), count):
+            at = slice(first, min(first + count, len(vectors)))
             some, wanted = vectors[at].to(dtype), target[at, None]
             logits = _at_least_float32(torch.mm(some, items.T, out=reused[: len(some)]))
-            own = logits.gather(1, wanted)
-            if met is not None:
-                logits.scatter_(1, met[at], -torch.inf).scatter_(1, wanted, own)
-            top = logits.amax(1, keepdim=True)
+            if rows is not None and bonus is not None:
+                logits.scatter_(1, rows[at], logits.gather(1, rows[at]) + bonus[at])
+            own, top = logits.gather(1, wanted), logits.amax(1, keepdim=True)
             total = logits.sub_(top).exp_().sum(1, keepdim=True)  # from 1, the largest, to N
             loss += (top + total.log() - own).sum()
-            error = logits.scatter_add_(1, wanted, -total).to(dtype)  # times `total`, divided out below
+            error = logits.scatter_add_(1, wanted, -total)  # times `total`, divided out below
+            if rows is not None and once is not None and d_bonus is not None:
+                d_bonus[at] = error.gather(1, rows[at]) * once[at] / (total * len(vectors))
+            error = error.to(dtype)
             d_vectors[at] = (error @ items) / total
             _add_product(d_embeddings, error.T, (some / total).to(dtype))
-        ctx.save_for_backward(d_vectors / len(vectors), d_embeddings / len(vectors))
+        ctx.save_for_backward(d_vectors / len(vectors), d_embeddings / len(vectors), d_bonus)
         return loss / len(vectors)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        d_vectors, d_embeddings = ctx.saved_tensors
-        return d_vectors * gradients[0], d_embeddings * gradients[0], None, None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        d_vectors, d_embeddings, d_bonus = ctx.saved_tensors
+        of_bonus = None if d_bonus is None else d_bonus * gradients[0]
+        return d_vectors * gradients[0], d_embeddings * gradients[0], None, None, of_bonus, None
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 LOSSES = ("softmax", "bpr", "squared")
+HISTORIES = ("free", "masked", "weighed")
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Options:
     weight_decay: float = 0.05
     average: float = 1.0  # epochs that the average of the weights looks back; 0: the last weights themselves
     clip: float = 1.0
-    mask_history: bool = False  # what a user has met is no choice for the next item: full softmax only
+    history: str = "free"  # what a user has met, in the softmax over every item: see train.met
     softmax_budget: int = 2**28  # items x positions up to which every item is scored
     negatives: int = 1024
     from_batch: int = 512
@@ -43,3 +44,9 @@ class Options:
             raise ValueError(f"options.negatives is {self.negatives}; expected at least 1000")
         if self.loss not in LOSSES:
             raise ValueError(f"options.loss is {self.loss!r}; expected one of {list(LOSSES)}")
+        if self.history not in HISTORIES:
+            raise ValueError(f"options.history is {self.history!r}; expected one of {list(HISTORIES)}")
+
+    def scores_every(self, items: int) -> bool:
+        """Whether the softmax is over every one of `items`, also for the largest batch."""
+        return items * self.batch * self.window <= self.softmax_budget

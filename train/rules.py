@@ -62,10 +62,12 @@ def shape_for(known: Facts, categories: int = 0, brands: int = 0, content: bool 
 def options_for(known: Facts, chosen: Options, epochs: int | None = None) -> Options:
     """How to train on such a log: EVENTS_TO_SEE events in all, or the epochs that were asked for.
 
-    Where nobody does a thing twice, nothing is learnt from what a user has met being the wrong answer: it is
-    masked, in training as it will be in a list, and the state need not remember it in order to rule it out.
+    What a user has met is treated as it will be in a list. Where nobody does a thing twice it is masked, and
+    the state need not remember it in order to rule it out; else the repeat term is in the logits, and the
+    towers learn what it does not say.
     """
     if epochs is None:
         epochs = min(max(round(EVENTS_TO_SEE / max(known.events, 1)), LEAST_EPOCHS), MOST_EPOCHS)
     rate = chosen.item_rate if known.items <= WIDE_UP_TO else min(chosen.item_rate, SAMPLED_ITEM_RATE)
-    return replace(chosen, epochs=epochs, item_rate=rate, mask_history=known.repeats <= MET_AGAIN)
+    history = "masked" if known.repeats <= MET_AGAIN else "weighed"
+    return replace(chosen, epochs=epochs, item_rate=rate, history=history)

@@ -11,8 +11,6 @@ from train.towers import Shape
 FROM_THE_LOG = ("items", "categories", "brands", "vectors", "devices", "slots")  # counted, not chosen
 OF_THE_RUN = ("seed", "save_every_s")  # nothing that makes a model better
 
-TRUTHS = {"true": True, "false": False}
-
 Value = int | float | str
 Values = Mapping[str, Value]
 
@@ -42,8 +40,8 @@ def read(assignments: Sequence[str], known: Values) -> dict[str, Value]:
             raise ValueError(f"--set {assignment}: expected NAME=VALUE with one of {', '.join(known)}")
         expected = type(known[name])
         try:
-            found[name] = TRUTHS[text.lower()] if expected is bool else expected(text)
-        except (KeyError, ValueError) as error:
+            found[name] = expected(text)
+        except ValueError as error:
             raise ValueError(f"--set {assignment}: {text!r}; expected {expected.__name__}") from error
     return found
 

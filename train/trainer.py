@@ -18,6 +18,7 @@ from train.context import has_context
 from train.dataset import Batch, HeldOut
 from train.log import Interactions
 from train.loss import (
+    Extra,
     bpr,
     expected_counts,
     full_softmax,
@@ -25,6 +26,7 @@ from train.loss import (
     sampled_softmax,
     squared_error,
 )
+from train.met import RepeatTerm, first_of_its_item
 from train.options import Options
 from train.towers import Shape, Towers
 
@@ -49,6 +51,9 @@ class Objective(nn.Module):
         self.towers = Towers(shape)
         self.in_context = has_context(log)
         self.towers.context.requires_grad_(self.in_context)
+        every = options.loss == "softmax" and options.scores_every(shape.items)
+        self.history = options.history if every else "free"
+        self.repeats = RepeatTerm().requires_grad_(self.history == "weighed")
         counts = torch.bincount(torch.from_numpy(log.item.astype(np.int64)), minlength=shape.items)
         self.register_buffer("popularity", (counts / counts.sum()).float(), persistent=False)
         self.register_buffer("negatives", negative_distribution(counts), persistent=False)
@@ -86,13 +91,28 @@ class Objective(nn.Module):
         items = self.towers.shape.items
         if not len(target):  # another process has targets; every weight takes part, with a gradient of zero
             embeddings = self.embed(batch.item.flatten()).view(*batch.item.shape, -1)
-            return self.vectors(embeddings, batch).sum() * 0.0
+            return self.vectors(embeddings, batch).sum() * 0.0 + self.repeats.share * 0.0
         if self.options.loss == "softmax" and items * len(target) <= self.options.softmax_budget:
             embeddings = self.embed(torch.arange(items, device=target.device))
             vectors = self.vectors(F.embedding(batch.item, embeddings), batch)[known]
-            met = batch.met(*torch.where(known)) if self.options.mask_history else None
-            return full_softmax(vectors, embeddings, target, met)
+            return full_softmax(vectors, embeddings, target, self._extra(batch, known, target))
         return self._sampled(batch, known, target)
+
+    def added(self, batch: Batch, stretch: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
+        """What the user had met by P places: rows [P, M], and what their logits gain; -inf: no choice."""
+        if self.history == "weighed":
+            return batch.item[stretch], self.repeats(batch)[stretch, place]
+        met = batch.met(stretch, place) if self.history == "masked" else batch.item[:0]
+        return met, torch.full(met.shape, -torch.inf, device=met.device)
+
+    def _extra(self, batch: Batch, known: Tensor, target: Tensor) -> Extra | None:
+        if self.history == "free":
+            return None
+        stretch, place = torch.where(known)
+        rows, bonus = self.added(batch, stretch, place)
+        if self.history == "masked":
+            bonus = bonus.masked_fill(rows == target[:, None], 0.0)
+        return Extra(rows, bonus, first_of_its_item(batch.item)[stretch])
 
     def _sampled(self, batch: Batch, known: Tensor, target: Tensor) -> Tensor:
         own = target[torch.randint(len(target), (self.options.from_batch,), device=target.device)]
@@ -179,9 +199,9 @@ class Trainer:
 
     @torch.no_grad()
     def top(self, held: HeldOut, k: int) -> NDArray[np.int64]:
-        """The k best items of each held-out user, by the parallel form, repeats not weighed, [U, k].
+        """The k best items of each held-out user, by the parallel form, [U, k].
 
-        Where the history was masked in training, its newest window is masked here.
+        What training does with what the user has met is done here with the newest window of the history.
         """
         rows = torch.arange(self.towers.shape.items, device=self.device)
         embeddings = torch.cat([self.averaged.embed(part) for part in torch.split(rows, ITEMS_AT_ONCE)])
@@ -193,8 +213,9 @@ class Trainer:
             stretch, length = torch.arange(len(part)), held.windows.length[part]
             newest = stretch.to(self.device), length.to(self.device) - 1
             scores = vectors[newest] @ embeddings.T
-            if self.options.mask_history:
-                scores.scatter_(1, batch.met(*newest), -torch.inf)
+            if self.averaged.history != "free":
+                met, bonus = self.averaged.added(batch, *newest)
+                scores.scatter_(1, met, scores.gather(1, met) + bonus)
             best.append(scores.topk(min(k, len(rows)), 1).indices.cpu())
         return torch.cat(best).numpy()
 

@@ -13,7 +13,7 @@ import torch
 from functions.core.features import ItemFeatures, Vocabulary
 from functions.core.repeats import Repeats
 from train.checkpoint import BadCheckpoint, Meta, load, save
-from train.dataset import Batch, Windows, held_out, histories
+from train.dataset import Batch, Windows, _met_in_the_middle, held_out, histories
 from train.fit import History, fit
 from train.log import Interactions
 from train.loss import expected_counts, full_softmax, negative_distribution, sampled_softmax
@@ -154,7 +154,6 @@ def test_each_epoch_cuts_long_histories_anew_and_loses_nothing() -> None:
     first, stop = made.first.tolist(), made.stop.tolist()
     for cut, some in zip(cuts, pieces, strict=True):
         assert 1 <= int(cut.length.min()) <= int(cut.length.max()) <= 8
-        assert set(zip(first[:3], stop[:3], strict=True)) <= set(some)  # whole
         inside = sorted(at for a, b in some for at in range(a, b))
         assert inside == [at for a, b in zip(first, stop, strict=True) for at in range(a, b)]
     newest = {b - a for some in pieces for a, b in some if b == stop[3]}
@@ -163,18 +162,30 @@ def test_each_epoch_cuts_long_histories_anew_and_loses_nothing() -> None:
     assert made.cut(8).length.tolist()[3:] == [8, 8, 5]
 
 
-def test_half_of_the_later_windows_begin_as_a_users_first_does() -> None:
-    made = histories(joined([circle(users=1, length=200), circle(users=1, length=5)]))
-    seen = []
-    for seed in range(20):
-        cut = made.cut(8, torch.Generator().manual_seed(seed))
+def test_a_quarter_of_the_windows_are_cut_in_two_and_go_on_as_a_new_users() -> None:
+    made = histories(joined([circle(users=1, length=9) for _ in range(40)]))
+    cuts = [made.cut(8, torch.Generator().manual_seed(seed)) for seed in range(20)]
+    assert 0.2 < np.mean([len(cut.start) - 40 for cut in cuts]) / 40 < 0.3
+    for cut in cuts:
         later = ~torch.isin(cut.start, made.first)
         batch = everything(cut)
-        assert not batch.gap[~later, 0].any()
+        assert not batch.gap[later, 0].any()
         assert bool((batch.gap[later, 1][cut.length[later] > 1] > 0).all())
-        seen.append(batch.gap[later, 0] > 0)
-    assert 0.4 < float(torch.cat(seen).float().mean()) < 0.6
-    assert bool((everything(made.cut(8)).gap[~torch.isin(made.cut(8).start, made.first), 0] > 0).all())
+    assert {int(n) for cut in cuts for n in cut.length} == set(range(1, 9))
+
+
+def test_half_of_the_openings_are_taken_as_the_other_kind() -> None:
+    made = histories(joined([circle(users=1, length=200), circle(users=1, length=5)]))
+    later, first = [], []
+    for seed in range(60):
+        cut = _met_in_the_middle(made.cut(8), made.columns[2], torch.Generator().manual_seed(seed))
+        opens = torch.isin(cut.start, made.first)
+        first.append(everything(cut).gap[opens, 0] > 0)
+        later.append(everything(cut).gap[~opens, 0] > 0)
+    assert 0.4 < float(torch.cat(later).float().mean()) < 0.6
+    assert 0.4 < float(torch.cat(first).float().mean()) < 0.6
+    plain = made.cut(8)
+    assert torch.equal(everything(plain).gap[:, 0] == 0, torch.isin(plain.start, made.first))
 
 
 def joined(logs: list[Interactions]) -> Interactions:
@@ -234,11 +245,7 @@ def test_loss_gradients_equal_numeric_ones(numbers: int, monkeypatch: pytest.Mon
     def sample(v: torch.Tensor, e: torch.Tensor) -> torch.Tensor:
         return sampled_softmax(v, e[target], target, e[rows], rows, log_q)
 
-    def masked(v: torch.Tensor, e: torch.Tensor) -> torch.Tensor:
-        return full_softmax(v, e, target, torch.arange(3).expand(len(target), 3))
-
     assert torch.autograd.gradcheck(whole, (vectors, table))
-    assert torch.autograd.gradcheck(masked, (vectors, table))
     assert torch.autograd.gradcheck(sample, (vectors, table))
 
 
@@ -266,49 +273,6 @@ def test_correction_brings_the_sampled_loss_to_the_full_one() -> None:
     )
     assert corrected < 0.05
     assert 1.0 < naive < reversed_
-
-
-def test_what_was_met_is_no_choice_but_the_target_always_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.manual_seed(0)
-    vectors, table, target = torch.randn(9, 4), torch.randn(6, 4), torch.arange(9) % 6
-    met = torch.randint(6, (9, 3))
-    assert (met == target[:, None]).any()
-    out = torch.zeros(9, 6, dtype=torch.bool).scatter_(1, met, True)
-    out[torch.arange(9), target] = False
-    logits = (vectors @ table.T).masked_fill(out, -torch.inf)
-    monkeypatch.setattr("train.loss.LEAST_ROWS", 2)
-    monkeypatch.setattr("train.loss.LOGITS", 12)
-    ours = full_softmax(vectors, table, target, met)
-    torch.testing.assert_close(ours, torch.nn.functional.cross_entropy(logits, target))
-
-
-def test_a_user_has_met_the_items_up_to_the_place_and_none_of_the_padding() -> None:
-    item = torch.tensor([[5, 3, 9, 7], [4, 8, 0, 0]])
-    none = torch.zeros_like(item)
-    batch = Batch(item, none, none, none, torch.tensor([[3, 9, 7, -1], [8, 1, -1, -1]]), none)
-    met = batch.met(*torch.where(batch.target >= 0))
-    assert [set(row) for row in met.tolist()] == [{5}, {5, 3}, {5, 3, 9}, {4}, {4, 8}]
-
-
-def test_where_the_history_is_masked_it_is_not_ranked_in_validation() -> None:
-    parts = split(circle(), "leave-one-out")
-    held = held_out(parts.train, parts.targets, 8)
-    own = [parts.train.item[parts.train.user == user][-8:] for user in sorted(parts.targets)]
-    for masked in (False, True):
-        trainer = Trainer(parts.train, features(), SHAPE, dataclasses.replace(QUICK, mask_history=masked), 1)
-        top = trainer.top(held, ITEMS - 8)
-        met = sum(int(np.isin(some, items).sum()) for some, items in zip(top, own, strict=True))
-        assert bool(met) is not masked
-
-
-def test_with_the_history_masked_nothing_is_spent_on_ruling_it_out() -> None:
-    """Untrained: the log of 12 choices, against the mean of the logs of those that are left, 11 to 5."""
-    log, losses = circle(length=8), []
-    for masked in (False, True):
-        trainer = Trainer(log, features(), SHAPE, dataclasses.replace(QUICK, mask_history=masked), 1)
-        losses.append(trainer.loss(histories(log).cut(8).batch(torch.arange(20))).item())
-    left = float(np.log(np.arange(5, 12)).mean())
-    assert losses == [pytest.approx(np.log(12), abs=0.05), pytest.approx(left, abs=0.05)]
 
 
 def test_slices_of_the_full_softmax_add_up(monkeypatch: pytest.MonkeyPatch) -> None:

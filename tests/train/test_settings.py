@@ -17,8 +17,6 @@ def test_values_have_the_type_of_what_they_replace() -> None:
     assert values == {"dropout": 0.25, "window": 50, "loss": "bpr"}
     shape, options = changed(SHAPE, OPTIONS, values)
     assert (shape.dropout, options.window, options.loss) == (0.25, 50, "bpr")
-    assert read(["mask_history=True"], KNOWN) == {"mask_history": True}
-    assert read(["mask_history=false"], KNOWN) == {"mask_history": False}
     assert (shape.width, options.epochs) == (SHAPE.width, OPTIONS.epochs)
 
 
@@ -36,7 +34,6 @@ def test_what_is_shown_is_read_as_it_was() -> None:
         ("seed=7", "expected NAME=VALUE"),
         ("window=ten", "'ten'; expected int"),
         ("window=1.5", "'1.5'; expected int"),
-        ("mask_history=1", "'1'; expected bool"),
     ],
 )
 def test_what_cannot_be_set_is_named(assignment: str, said: str) -> None:

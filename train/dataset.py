@@ -111,7 +111,7 @@ class Histories:
     def cut(self, length: int, shuffle: torch.Generator | None = None) -> Windows:
         """Every event in one window of at most `length`, cut from a history's end; one that fits stays whole.
 
-        With `shuffle` it is cut anew: the newest window of a long history has any length from 1 to `length`; a
+        With `shuffle` it is cut anew. The newest window of a long history has any length up to `length`; a
         quarter of all are cut in two anywhere, and what follows is taken as a new user's; half of those that
         begin a history are taken as if an event had been before. Else "no event before" would mean "the very
         first": what people begin with, and nothing to go by where somebody is met in the middle.

@@ -196,7 +196,7 @@ def measure_ours(loaded: Loaded, folder: Path) -> Result:
         raise ValueError(f"{folder}: another catalogue, of {len(meta.item_ids)} items; {expected}")
     features, test = read_products(folder, meta).features, loaded.test
     table = embed_items(towers, features)
-    found = candidates(test.train, test.users, towers, table)
+    found = candidates(test.train, test.users, towers, table, kinds=meta.repeats.kinds)
     wide = table.astype(np.float32)
     lists = np.stack([each.top(meta.repeats, wide, WIDE_CUT) for each in found])
     result: Result = {"measured": test.measure_lists(lists), "validation": meta.metrics.get("ndcg@10")}

@@ -112,9 +112,10 @@ class Histories:
         """Every event in one window of at most `length`, cut from a history's end; one that fits stays whole.
 
         With `shuffle` it is cut anew. The newest window of a long history has any length up to `length`; a
-        quarter of all are cut in two anywhere, and what follows is taken as a new user's; half of those that
-        begin a history are taken as if an event had been before. Else "no event before" would mean "the very
-        first": what people begin with, and nothing to go by where somebody is met in the middle.
+        quarter of all are cut in two anywhere, and what follows is taken as a new user's; of the others, half
+        of those that begin a history are taken as if an event had been before, half of the rest as if none.
+        Else "no event before" would mean "the very first": what people begin with, and nothing to go by where
+        somebody is met in the middle.
         """
         history = self.stop - self.first
         newest = torch.full_like(history, length)

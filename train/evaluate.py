@@ -193,10 +193,12 @@ def candidates(
     towers: Towers,
     table: Float16,
     context: NDArray[np.float32] | None = None,
+    kinds: tuple[int, ...] = Repeats.kinds,
 ) -> list[Candidates]:
     """What each user's row, folded as it is when served, proposes from the embeddings `table` [N, d].
 
-    context: vectors [U, d] of the moments at which the users ask (`train.context.request_vectors`).
+    context: vectors [U, d] of the moments at which the users ask (`train.context.request_vectors`). kinds:
+    the event types that the repeat term counts.
     """
     items = TowerItems(log.item_ids, table)
     encoder = torch_encoder(towers, items)
@@ -208,7 +210,7 @@ def candidates(
             vectors += context[len(found) : len(found) + len(part)]
         scores, best = (torch.from_numpy(vectors) @ whole).topk(min(CANDIDATES, len(table)), 1)
         for row, s, b, vector in zip(part, scores.numpy(), best.numpy(), vectors, strict=True):
-            found.append(Candidates((b, s), Repeats().own(row, items.rows), vector))
+            found.append(Candidates((b, s), Repeats(kinds=kinds).own(row, items.rows), vector))
     return found
 
 

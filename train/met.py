@@ -24,14 +24,14 @@ class RepeatTerm(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.share = nn.Parameter(torch.tensor(START / RATE))
+        self.weight = nn.Parameter(torch.tensor(START))
 
     def forward(self, batch: Batch) -> Tensor:
         """For each place t of a stretch, what is added to the item of each place s of it: [R, T, T].
 
         Only events up to t count; so an item that comes later alone gets 0, and the same item the same term.
         """
-        return RATE * self.share * recency(batch.item).log1p()
+        return self.weight * recency(batch.item).log1p()
 
 
 def recency(item: Tensor) -> Tensor:
@@ -40,7 +40,8 @@ def recency(item: Tensor) -> Tensor:
     age = place[:, None] - place  # [t, s]
     left = torch.where(age >= 0, 0.5 ** (age.clamp(min=0) / HALF_LIFE), 0.0)
     same = item[:, :, None] == item[:, None]
-    return left @ same.float()
+    with torch.autocast(item.device.type, enabled=False):  # sums of many small numbers
+        return left @ same.float()
 
 
 def first_of_its_item(item: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ class Options:
     weight_decay: float = 0.05
     average: float = 1.0  # epochs that the average of the weights looks back; 0: the last weights themselves
     clip: float = 1.0
-    history: str = "free"  # what a user has met, in the softmax over every item: see train.met
+    history: str = "free"  # what a user has met, in validation and in the softmax over every item: train.met
     softmax_budget: int = 2**28  # items x positions up to which every item is scored
     negatives: int = 1024
     from_batch: int = 512

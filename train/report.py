@@ -60,7 +60,7 @@ class Served:
 
     def proposed(self, log: Interactions, users: list[int]) -> list[Candidates]:
         """What is proposed to each user after the user's history in the log."""
-        return candidates(log, users, self.towers, self.table)
+        return candidates(log, users, self.towers, self.table, kinds=self.repeats.kinds)
 
     def lists(self, proposed: list[Candidates]) -> Rows:
         """The first items of each list, [U, 20], best first, -1 where there are fewer."""
@@ -107,10 +107,10 @@ def choose(out: Path, features: ItemFeatures, inner: Split, watermark_s: int, se
     watermark_s: the time of the newest event of the whole log.
     """
     towers, meta = load(out)
-    served = Served(towers, embed_items(towers, features), meta.repeats)
+    kinds = tuple(np.unique(inner.train.kind).tolist())
+    served = Served(towers, embed_items(towers, features), replace(meta.repeats, kinds=kinds))
     test = Exam.of(inner, REPEATS_USERS, seed)
     proposed = served.proposed(test.train, test.users)
-    kinds = tuple(np.unique(inner.train.kind).tolist())
     repeats = replace(choose_repeats(proposed, test.targets, served.table), kinds=kinds)
     validated = evaluate(proposed, repeats, test.targets, served.table)
     write_meta(out, replace(meta, repeats=repeats, watermark_s=watermark_s, metrics=validated))
@@ -156,7 +156,7 @@ def measure(
 def _in_context(served: Served, test: Exam, log: Interactions) -> Report:
     """The test as it is when every user asks where and when the next event then came."""
     context = request_vectors(served.towers.context, log, test.train, test.users)
-    there = candidates(test.train, test.users, served.towers, served.table, context)
+    there = candidates(test.train, test.users, served.towers, served.table, context, served.repeats.kinds)
     return {"test_in_context": evaluate(there, served.repeats, test.targets, served.table)}
 
 

@@ -64,10 +64,12 @@ def options_for(known: Facts, chosen: Options, epochs: int | None = None) -> Opt
 
     What a user has met is treated as it will be in a list. Where nobody does a thing twice it is masked, and
     the state need not remember it in order to rule it out; else the repeat term is in the logits, and the
-    towers learn what it does not say.
+    towers learn what it does not say. Neither where items are sampled.
     """
     if epochs is None:
         epochs = min(max(round(EVENTS_TO_SEE / max(known.events, 1)), LEAST_EPOCHS), MOST_EPOCHS)
     rate = chosen.item_rate if known.items <= WIDE_UP_TO else min(chosen.item_rate, SAMPLED_ITEM_RATE)
     history = "masked" if known.repeats <= MET_AGAIN else "weighed"
+    if not chosen.scores_every(known.items):
+        history = "free"
     return replace(chosen, epochs=epochs, item_rate=rate, history=history)

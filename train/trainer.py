@@ -26,7 +26,7 @@ from train.loss import (
     sampled_softmax,
     squared_error,
 )
-from train.met import RepeatTerm, first_of_its_item
+from train.met import RATE, RepeatTerm, first_of_its_item
 from train.options import Options
 from train.towers import Shape, Towers
 
@@ -51,9 +51,9 @@ class Objective(nn.Module):
         self.towers = Towers(shape)
         self.in_context = has_context(log)
         self.towers.context.requires_grad_(self.in_context)
-        every = options.loss == "softmax" and options.scores_every(shape.items)
-        self.history = options.history if every else "free"
-        self.repeats = RepeatTerm().requires_grad_(self.history == "weighed")
+        self.history = options.history if options.loss == "softmax" else "free"
+        learnt = self.history == "weighed" and options.scores_every(shape.items)
+        self.repeats = RepeatTerm().requires_grad_(learnt)
         counts = torch.bincount(torch.from_numpy(log.item.astype(np.int64)), minlength=shape.items)
         self.register_buffer("popularity", (counts / counts.sum()).float(), persistent=False)
         self.register_buffer("negatives", negative_distribution(counts), persistent=False)
@@ -91,7 +91,7 @@ class Objective(nn.Module):
         items = self.towers.shape.items
         if not len(target):  # another process has targets; every weight takes part, with a gradient of zero
             embeddings = self.embed(batch.item.flatten()).view(*batch.item.shape, -1)
-            return self.vectors(embeddings, batch).sum() * 0.0 + self.repeats.share * 0.0
+            return self.vectors(embeddings, batch).sum() * 0.0 + self.repeats.weight * 0.0
         if self.options.loss == "softmax" and items * len(target) <= self.options.softmax_budget:
             embeddings = self.embed(torch.arange(items, device=target.device))
             vectors = self.vectors(F.embedding(batch.item, embeddings), batch)[known]
@@ -257,12 +257,13 @@ def _groups(objective: Objective, options: Options) -> list[dict[str, Any]]:
 
     An id is met seldom; a category, a price or an n-gram in every batch, so those learn like the rest.
     """
-    ids = objective.towers.item.ids.weight
-    rest = [p for p in objective.parameters() if p.requires_grad and p is not ids]
+    ids, term = objective.towers.item.ids.weight, objective.repeats.weight
+    rest = [p for p in objective.parameters() if p.requires_grad and p is not ids and p is not term]
     split = [
         ([ids], options.item_rate, options.weight_decay / options.item_rate),
         ([p for p in rest if p.dim() > 1], 1.0, options.weight_decay),
         ([p for p in rest if p.dim() <= 1], 1.0, 0.0),
+        ([term] if term.requires_grad else [], RATE, 0.0),
     ]
     return [
         {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from math import log, log1p
-from typing import Any
 
 import numpy as np
 import pytest
@@ -78,7 +77,7 @@ def test_recency_is_the_sum_over_the_events_so_far_with_the_item() -> None:
 def test_the_term_is_that_of_a_list() -> None:
     term = RepeatTerm()
     found = term(batch())[0, 1]
-    weight = RATE * float(term.share.detach())
+    weight = term.weight.item()
     assert found[1].item() == pytest.approx(weight * log1p(1.0))
     assert found[0].item() == pytest.approx(weight * log1p(0.5 ** (1 / HALF_LIFE)))
 
@@ -114,19 +113,32 @@ def test_the_weight_of_coming_back_falls_where_nobody_comes_back() -> None:
     log_ = circle(length=8)
     options = replace(QUICK, history="weighed", learning_rate=0.01)
     trainer = Trainer(log_, features(), SHAPE, options, 60)
-    before = trainer.objective.repeats.share.item()
+    before = trainer.objective.repeats.weight.item()
     for _ in range(40):
         trainer.step(histories(log_).cut(8).batch(torch.arange(60)), "here")
-    assert trainer.objective.repeats.share.item() < before - 0.02
+    assert trainer.objective.repeats.weight.item() < before - 0.6
 
 
-@pytest.mark.parametrize(
-    "other", [{"softmax_budget": ITEMS * QUICK.batch * QUICK.window - 1}, {"loss": "bpr"}]
-)
-def test_where_items_are_sampled_nothing_is_weighed_or_masked(other: dict[str, Any]) -> None:
-    for options, history in ((QUICK, "weighed"), (replace(QUICK, **other), "free")):
-        trainer = Trainer(circle(), features(), SHAPE, replace(options, history="weighed"), 1)
-        assert trainer.objective.history == history
+def test_other_losses_weigh_and_mask_nothing() -> None:
+    for loss, history in (("softmax", "weighed"), ("bpr", "free"), ("squared", "free")):
+        options = replace(QUICK, history="weighed", loss=loss)
+        assert Trainer(circle(), features(), SHAPE, options, 1).objective.history == history
+
+
+def test_the_terms_weight_has_a_rate_of_its_own_and_hardly_clips_the_towers() -> None:
+    log_ = circle(length=8)
+    trainer = Trainer(log_, features(), SHAPE, replace(QUICK, history="weighed"), 60)
+    (group,) = [
+        g for g in trainer.optimiser.param_groups if trainer.objective.repeats.weight in set(g["params"])
+    ]
+    assert (group["full_rate"], group["weight_decay"]) == (RATE * QUICK.learning_rate, 0.0)
+    trainer.loss(histories(log_).cut(8).batch(torch.arange(60))).backward()
+    assert abs(trainer.objective.repeats.weight.grad) < 1.5
+
+
+def test_sums_of_recency_are_whole_where_products_are_halved() -> None:
+    with torch.autocast("cpu", torch.bfloat16):
+        assert recency(ITEM).dtype == torch.float32
 
 
 def test_an_unknown_way_is_refused() -> None:

@@ -31,6 +31,7 @@ def test_small_logs_are_seen_more_often() -> None:
 def test_the_history_is_masked_where_nobody_does_a_thing_twice() -> None:
     assert options_for(Facts(10, 10, 1_000, repeats=0.0), Options()).history == "masked"
     assert options_for(Facts(10, 10, 1_000, repeats=0.1), Options()).history == "weighed"
+    assert options_for(Facts(90_000, 10, 1_000, repeats=0.1), Options()).history == "free"
 
 
 def test_a_repeat_is_a_users_event_with_an_item_that_the_same_user_has_met() -> None:

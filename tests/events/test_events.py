@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from functions import collect, score, update
+from functions.aws.rows import from_item
 from tests.functions.account import Account, Context, credential, key_of
 
 EVENTS = Path(__file__).parents[2] / "events"
@@ -103,6 +104,6 @@ def test_a_batch_is_folded_once_however_often_it_comes(account: Account, name: s
     for _ in range(deliveries):
         assert update.handler(read(name), Context()) == {"batchItemFailures": []}
     rows = account.items()
-    assert {user: len(rows[key_of(user)]["ring"]["B"]) // 13 for user in rings} == rings
+    assert {user: len(from_item(rows[key_of(user)]).ring) for user in rings} == rings
     assert len(rows) == len(rings)
     assert len(account.quarantine()) == in_quarantine

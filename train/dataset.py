@@ -18,8 +18,8 @@ from train.log import Interactions
 DISMISS = KINDS["dismiss"]  # advances the state, but is nothing to predict
 STEPS_PER_EPOCH = 50  # at least, where a small log would be a handful of full batches
 SMALLEST_BATCH = 256  # events
-IN_TWO = 0.25  # share of the windows that are cut in two
-OTHERWISE = 0.5  # share of the openings that are taken as the other kind
+IN_TWO = 0.1  # share of the windows that are cut in two
+OTHERWISE = 0.75  # share of the openings that are taken as the other kind
 
 
 @dataclass(frozen=True)
@@ -112,9 +112,9 @@ class Histories:
         """Every event in one window of at most `length`, cut from a history's end; one that fits stays whole.
 
         With `shuffle` it is cut anew. The newest window of a long history has any length up to `length`; a
-        quarter of all are cut in two anywhere, and what follows is taken as a new user's; of the others, half
-        of those that begin a history are taken as if an event had been before, half of the rest as if none.
-        Else "no event before" would mean "the very first": what people begin with, and nothing to go by where
+        tenth of all are cut in two anywhere, and what follows is taken as a new user's; most of the others
+        that begin a history are taken as if an event had been before, and most of the rest as if none. Else
+        "no event before" would mean "the very first": what people begin with, and nothing to go by where
         somebody is met in the middle.
         """
         history = self.stop - self.first
@@ -136,7 +136,7 @@ class Histories:
 
 
 def _met_in_the_middle(windows: Windows, gaps: Tensor, shuffle: Generator) -> Windows:
-    """Half of the openings are taken as the other kind: a drawn gap for none, and none for a gap."""
+    """Most openings are taken as the other kind: a drawn gap for none, and none for a gap."""
     changed = torch.rand(len(windows.start), generator=shuffle) < OTHERWISE
     drawn = gaps[torch.randint(len(gaps), windows.start.shape, generator=shuffle)].long()
     other = torch.where(windows.opening == 0, drawn, 0)

@@ -162,10 +162,10 @@ def test_each_epoch_cuts_long_histories_anew_and_loses_nothing() -> None:
     assert made.cut(8).length.tolist()[3:] == [8, 8, 5]
 
 
-def test_a_quarter_of_the_windows_are_cut_in_two_and_go_on_as_a_new_users() -> None:
+def test_a_tenth_of_the_windows_are_cut_in_two_and_go_on_as_a_new_users() -> None:
     made = histories(joined([circle(users=1, length=9) for _ in range(40)]))
     cuts = [made.cut(8, torch.Generator().manual_seed(seed)) for seed in range(20)]
-    assert 0.2 < np.mean([len(cut.start) - 40 for cut in cuts]) / 40 < 0.3
+    assert 0.07 < np.mean([len(cut.start) - 40 for cut in cuts]) / 40 < 0.13
     for cut in cuts:
         later = ~torch.isin(cut.start, made.first)
         batch = everything(cut)
@@ -174,7 +174,7 @@ def test_a_quarter_of_the_windows_are_cut_in_two_and_go_on_as_a_new_users() -> N
     assert {int(n) for cut in cuts for n in cut.length} == set(range(1, 9))
 
 
-def test_half_of_the_openings_are_taken_as_the_other_kind() -> None:
+def test_most_openings_are_taken_as_the_other_kind() -> None:
     made = histories(joined([circle(users=1, length=200), circle(users=1, length=5)]))
     later, first = [], []
     for seed in range(60):
@@ -182,8 +182,8 @@ def test_half_of_the_openings_are_taken_as_the_other_kind() -> None:
         opens = torch.isin(cut.start, made.first)
         first.append(everything(cut).gap[opens, 0] > 0)
         later.append(everything(cut).gap[~opens, 0] > 0)
-    assert 0.4 < float(torch.cat(later).float().mean()) < 0.6
-    assert 0.4 < float(torch.cat(first).float().mean()) < 0.6
+    assert 0.2 < float(torch.cat(later).float().mean()) < 0.3
+    assert 0.65 < float(torch.cat(first).float().mean()) < 0.85
     plain = made.cut(8)
     assert torch.equal(everything(plain).gap[:, 0] == 0, torch.isin(plain.start, made.first))
 

@@ -18,13 +18,13 @@ POPULARITY_POWER = 0.75  # Mikolov et al. 2013: between uniform and proportional
 class Extra:
     """What is added to some of the logits: `bonus` [P, M] to those of `rows` int64 [P, M]; -inf: no choice.
 
-    A row that stands several times has the same bonus everywhere; `once` [P, M] marks one of them, and the
-    gradient goes there.
+    A row that stands several times has the same bonus everywhere; `once` [P, M] marks one of them, where the
+    bonus is learnt: the gradient goes there.
     """
 
     rows: Tensor
     bonus: Tensor
-    once: Tensor
+    once: Tensor | None = None
 
 
 def full_softmax(vectors: Tensor, embeddings: Tensor, target: Tensor, extra: Extra | None = None) -> Tensor:

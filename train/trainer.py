@@ -102,7 +102,7 @@ class Objective(nn.Module):
         """What the user had met by P places: rows [P, M], and what their logits gain; -inf: no choice."""
         if self.history == "weighed":
             return batch.item[stretch], self.repeats(batch)[stretch, place]
-        met = batch.met(stretch, place) if self.history == "masked" else batch.item[:0]
+        met = batch.met(stretch, place)
         return met, torch.full(met.shape, -torch.inf, device=met.device)
 
     def _extra(self, batch: Batch, known: Tensor, target: Tensor) -> Extra | None:
@@ -111,7 +111,7 @@ class Objective(nn.Module):
         stretch, place = torch.where(known)
         rows, bonus = self.added(batch, stretch, place)
         if self.history == "masked":
-            bonus = bonus.masked_fill(rows == target[:, None], 0.0)
+            return Extra(rows, bonus.masked_fill(rows == target[:, None], 0.0))
         return Extra(rows, bonus, first_of_its_item(batch.item)[stretch])
 
     def _sampled(self, batch: Batch, known: Tensor, target: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ Integers only, so that every machine and every batching gives the same bytes.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import log2
 
@@ -58,9 +58,10 @@ class Favourites:
         has the dismissal.
         """
         walk = _Walk(self)
-        walk.enter(zip(item[:known], kind[:known], strict=True))
+        for before in range(known):
+            walk.enter(item[before], kind[before])
         for newest in range(known, len(item)):
-            walk.enter([(item[newest], kind[newest])])
+            walk.enter(item[newest], kind[newest])
             if newest >= ring:
                 walk.leave(item[newest - ring], kind[newest - ring])
         return Favourites(tuple(walk.codes.items()), walk.turn, walk.kinds)
@@ -77,12 +78,11 @@ class _Walk:
         self.inside: Counter[bytes] = Counter()
         self.dismissed: Counter[bytes] = Counter()
 
-    def enter(self, events: Iterator[tuple[bytes, int]] | list[tuple[bytes, int]]) -> None:
-        for key, kind in events:
-            item = key[:PREFIX]
-            (self.dismissed if kind == DISMISS else self.inside)[item] += 1
-            if kind == DISMISS:
-                self.codes.pop(item, None)
+    def enter(self, key: bytes, kind: int) -> None:
+        item = key[:PREFIX]
+        (self.dismissed if kind == DISMISS else self.inside)[item] += 1
+        if kind == DISMISS:
+            self.codes.pop(item, None)
 
     def leave(self, key: bytes, kind: int) -> None:
         item = key[:PREFIX]

@@ -22,7 +22,7 @@ import torch
 
 from bench.device import describe, flops_per_second, interleaved, linear_flops, product
 from export.towers import export_user_tower
-from functions.core.favourites import PLACES, PREFIX, Favourites
+from functions.core.favourites import PLACES, Favourites, item_and_kind
 from functions.core.features import GAP_BUCKETS, VALUE_BUCKETS, Int64
 from functions.core.runtime import OnnxStep
 from functions.core.user_row import (
@@ -173,8 +173,8 @@ def fullest_row(state_width: int, dim: int) -> UserRow:
     """A row whose rings are full and whose numbers are as long as they may be."""
     ring = [RingEntry(event_hash(f"e{n}"), item_key(f"i{n}"), 7, 15, 31) for n in range(RING)]
     row = replace(new_row("f" * 16, state_width, dim), ring=tuple(ring), last_s=2**32 - 1, version=10**12)
-    kept = tuple((item_key(f"i{n}")[:PREFIX], 255) for n in range(PLACES))
-    row = replace(row, favourites=Favourites(kept, 7, 255))
+    kept = tuple((item_and_kind(item_key(f"i{n}"), 4), 255) for n in range(PLACES))
+    row = replace(row, favourites=Favourites(kept, 7))
     for n in range(SEEN):
         row = row.with_impression(item_key(f"i{n}"), 2**32 - 1)
     for n in range(MARKS):

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from functions.core.events import EVENT_TYPES, Event
-from functions.core.favourites import PREFIX
+from functions.core.favourites import item_prefix
 from functions.core.features import Int64, ItemFeatures
 from functions.core.fold import Encoder, fold_histories
 from functions.core.histories import Histories, bounds_of
@@ -39,7 +39,7 @@ class TowerItems:
 
     def __init__(self, item_ids: list[str], embeddings: Float16) -> None:
         rows = {item_key(item_id): row for row, item_id in reversed(list(enumerate(item_ids)))}
-        self._rows = {key[:PREFIX]: row for key, row in rows.items()} | rows  # the lower of two rows
+        self._rows = {item_prefix(key): row for key, row in rows.items()} | rows  # the lower of two rows
         self._embeddings = embeddings
 
     def rows(self, keys: list[bytes]) -> list[int | None]:

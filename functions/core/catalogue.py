@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from functions.core.errors import CorruptBundle, VitrineError
+from functions.core.favourites import KIND, item_and_kind
 from functions.core.user_row import item_key
 
 KEY_BYTES = 6
@@ -125,10 +126,10 @@ class Catalogue:
             self._connection.close()
 
     def rows_of_keys(self, keys: Sequence[bytes]) -> dict[bytes, int]:
-        """Row by item key (6 bytes), or by the first bytes of one, known ones only; the lower of two rows."""
+        """Row by item key (6 bytes) or by the prefix of one, known ones only; the lower of two rows."""
         found = self._rows_by("key", [key for key in keys if len(key) == KEY_BYTES])
         for prefix in (key for key in keys if len(key) < KEY_BYTES):
-            bounds = (prefix.ljust(KEY_BYTES, b"\0"), prefix.ljust(KEY_BYTES, b"\xff"))
+            bounds = (prefix, item_and_kind(prefix, KIND).ljust(KEY_BYTES, b"\xff"))
             ((row,),) = self._query("SELECT MIN(row) FROM item WHERE key BETWEEN ? AND ?", bounds)
             if row is not None:
                 found[prefix] = row

@@ -5,6 +5,7 @@ leaves the ring leaves a weight with its item: 1, halved for every HALF_LIFE eve
 (exponential decay of counts, Cormode et al. 2009, section 3.1). There are PLACES items at most. A new one
 takes the place of the weakest, easily where the visitor has met it again since (it is in the ring once more),
 and else only where the weakest is all but forgotten: space for those seen once would be a second ring.
+An item bought and the same item viewed are two, for a model may know of purchases and not of views.
 
 Integers only, so that every machine and every batching gives the same bytes.
 """
@@ -12,7 +13,7 @@ Integers only, so that every machine and every batching gives the same bytes.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from math import log2
 
@@ -20,7 +21,8 @@ from functions.core.errors import CorruptRow
 from functions.core.events import KINDS
 
 PLACES = 24
-PREFIX = 4  # bytes of an item key; two of 100,000 products share them for one visitor in 40,000 and favourite
+PREFIX = 4  # bytes that stand for an item: the first 29 bits of its key; the last 3 bits say the event type
+KIND = 0b111
 HALF_LIFE = 256  # events
 OCTAVE = 32  # codes between a weight and its double
 ONE = 64  # the code of weight 1; codes run from 1 (weight 0.26) to 255 (62.6)
@@ -33,23 +35,38 @@ WEIGHTS = tuple(2 ** ((code - ONE) / OCTAVE) for code in range(MOST + 1))
 PLUS_ONE = tuple(min(MOST, round(ONE + OCTAVE * log2(weight + 1))) for weight in WEIGHTS)
 
 
+def item_prefix(key: bytes) -> bytes:
+    """The first 29 bits of an item key, in 4 bytes.
+
+    Two of 100,000 products share them for one visitor in 5,000 and favourite; what the wrong one gets is a
+    better place in that visitor's list.
+    """
+    return item_and_kind(key, 0)
+
+
+def item_and_kind(key: bytes, kind: int) -> bytes:
+    """An item and an event type 0..7 in 4 bytes."""
+    return key[: PREFIX - 1] + bytes([key[PREFIX - 1] & ~KIND | kind])
+
+
 @dataclass(frozen=True, slots=True)
 class Favourites:
-    """Codes of weights by the first PREFIX bytes of an item key, in the order in which the items came in.
+    """Codes of weights by item and event type (`item_and_kind`), in the order in which they came in.
 
-    `turn`: events that left since the weights last became lighter, below PACE. `kinds`: bit k is set once an
-    event of type k has counted.
+    `turn`: events that left since the weights last became lighter, below PACE.
     """
 
     codes: tuple[tuple[bytes, int], ...] = ()
     turn: int = 0
-    kinds: int = 0
 
-    def weights(self, kinds: Sequence[int]) -> dict[bytes, float]:
-        """Weight by item; nothing where others than these event types have counted."""
-        if self.kinds & ~sum(1 << kind for kind in kinds):
-            return {}
-        return {item: WEIGHTS[code] for item, code in self.codes}
+    def weights(self, kinds: Collection[int]) -> dict[bytes, float]:
+        """Weight by prefix of an item key, of events of these types."""
+        found: dict[bytes, float] = {}
+        for kept, code in self.codes:
+            if kept[-1] & KIND in kinds:
+                item = item_prefix(kept)
+                found[item] = found.get(item, 0.0) + WEIGHTS[code]
+        return found
 
     def after(self, item: Sequence[bytes], kind: Sequence[int], known: int, ring: int) -> Favourites:
         """The favourites once the events item[known:] have followed item[:known], the ring as it was.
@@ -64,7 +81,7 @@ class Favourites:
             walk.enter(item[newest], kind[newest])
             if newest >= ring:
                 walk.leave(item[newest - ring], kind[newest - ring])
-        return Favourites(tuple(walk.codes.items()), walk.turn, walk.kinds)
+        return Favourites(tuple(walk.codes.items()), walk.turn)
 
 
 NO_FAVOURITES = Favourites()
@@ -74,53 +91,51 @@ class _Walk:
     """Favourites and the ring beside them, event by event."""
 
     def __init__(self, before: Favourites) -> None:
-        self.codes, self.turn, self.kinds = dict(before.codes), before.turn, before.kinds
+        self.codes, self.turn = dict(before.codes), before.turn
         self.inside: Counter[bytes] = Counter()
         self.dismissed: Counter[bytes] = Counter()
 
     def enter(self, key: bytes, kind: int) -> None:
-        item = key[:PREFIX]
+        item = item_prefix(key)
         (self.dismissed if kind == DISMISS else self.inside)[item] += 1
-        if kind == DISMISS:
-            self.codes.pop(item, None)
+        if kind == DISMISS and self.codes:
+            self.codes = {kept: code for kept, code in self.codes.items() if item_prefix(kept) != item}
 
     def leave(self, key: bytes, kind: int) -> None:
-        item = key[:PREFIX]
+        item = item_prefix(key)
         (self.dismissed if kind == DISMISS else self.inside)[item] -= 1
         self._grow_lighter()
         if kind != DISMISS and not self.dismissed[item]:
-            self._add(item, kind)
+            self._add(item_and_kind(key, kind), again=self.inside[item] > 0)
 
     def _grow_lighter(self) -> None:
         self.turn = (self.turn + 1) % PACE
         if not self.turn:
-            self.codes = {item: code - 1 for item, code in self.codes.items() if code > 1}
+            self.codes = {kept: code - 1 for kept, code in self.codes.items() if code > 1}
 
-    def _add(self, item: bytes, kind: int) -> None:
-        code = self.codes.get(item)
+    def _add(self, new: bytes, again: bool) -> None:
+        code = self.codes.get(new)
         if code is None and len(self.codes) == PLACES:
             weakest = min(self.codes, key=self.codes.__getitem__)
-            if self.codes[weakest] >= (AGAIN if self.inside[item] > 0 else ONCE):
+            if self.codes[weakest] >= (AGAIN if again else ONCE):
                 return
             del self.codes[weakest]
-        self.codes[item] = ONE if code is None else PLUS_ONE[code]
-        self.kinds |= 1 << kind
+        self.codes[new] = ONE if code is None else PLUS_ONE[code]
 
 
 def encode_favourites(favourites: Favourites) -> bytes:
-    """One byte of `turn`, one of `kinds`, then PREFIX + 1 bytes an item; empty for none at all."""
+    """One byte of `turn`, then PREFIX + 1 bytes a favourite; empty for none at all."""
     if favourites == NO_FAVOURITES:
         return b""
-    head = bytes([favourites.turn, favourites.kinds])
-    return head + b"".join(item + bytes([code]) for item, code in favourites.codes)
+    return bytes([favourites.turn]) + b"".join(kept + bytes([code]) for kept, code in favourites.codes)
 
 
 def decode_favourites(data: bytes) -> Favourites:
     """What `encode_favourites` made; raises CorruptRow."""
     if not data:
         return NO_FAVOURITES
-    body = data[2:]
-    if len(data) < 2 or len(body) % (PREFIX + 1):
-        raise CorruptRow(f"fav: {len(data)} bytes; expected 2 and a multiple of {PREFIX + 1} (user row)")
+    body = data[1:]
+    if len(body) % (PREFIX + 1):
+        raise CorruptRow(f"fav: {len(data)} bytes; expected 1 and a multiple of {PREFIX + 1} (user row)")
     entries = [body[at : at + PREFIX + 1] for at in range(0, len(body), PREFIX + 1)]
-    return Favourites(tuple((entry[:PREFIX], entry[PREFIX]) for entry in entries), data[0], data[1])
+    return Favourites(tuple((entry[:PREFIX], entry[PREFIX]) for entry in entries), data[0])

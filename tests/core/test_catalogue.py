@@ -6,6 +6,7 @@ import pytest
 
 from functions.core.catalogue import BATCH, Catalogue, Product, write_catalogue
 from functions.core.errors import CorruptBundle, VitrineError
+from functions.core.favourites import item_prefix
 from functions.core.user_row import item_key
 
 COUNT = 2 * BATCH + 1
@@ -42,7 +43,7 @@ def test_rows_by_id_and_key(catalogue):
     assert catalogue.rows_of_ids([*ids, "nope"]) == {item_id: row for row, item_id in enumerate(ids)}
     keys = [item_key(item_id) for item_id in ids]
     assert catalogue.rows_of_keys([*keys, b"\0" * 6]) == {key: row for row, key in enumerate(keys)}
-    prefixes = [key[:4] for key in keys]
+    prefixes = [item_prefix(key) for key in keys]
     found = catalogue.rows_of_keys([*prefixes, b"\0" * 4])
     assert found == {prefix: prefixes.index(prefix) for prefix in prefixes}
     assert catalogue.rows_of_ids([]) == {} and catalogue.rows_of_keys([]) == {}

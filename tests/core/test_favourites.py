@@ -17,6 +17,7 @@ from functions.core.favourites import (
     Favourites,
     decode_favourites,
     encode_favourites,
+    item_prefix,
 )
 
 RING = 64
@@ -24,7 +25,7 @@ PURCHASE, DISMISS = KINDS["purchase"], KINDS["dismiss"]
 
 
 def key(item: int) -> bytes:
-    return item.to_bytes(PREFIX, "big") + b"\7\0"
+    return (item << 3).to_bytes(PREFIX, "big") + b"\7\0"
 
 
 def after(items: list[int], kinds: list[int] | None = None, at_once: int = 10**9) -> Favourites:
@@ -39,7 +40,7 @@ def after(items: list[int], kinds: list[int] | None = None, at_once: int = 10**9
 
 
 def weights(found: Favourites) -> dict[int, float]:
-    return {int.from_bytes(item, "big"): weight for item, weight in found.weights(range(8)).items()}
+    return {int.from_bytes(item, "big") >> 3: weight for item, weight in found.weights(range(8)).items()}
 
 
 def a_year(seed: int, events: int = 1_500) -> list[int]:
@@ -105,12 +106,27 @@ def test_a_dismissal_forgets_and_what_the_ring_still_has_of_it_does_not_come_bac
     assert weights(after(still, kinds)) == {}
 
 
-def test_weights_are_for_those_event_types_only_that_have_counted() -> None:
-    found = after([7] * (RING + 1))
-    assert found.weights([PURCHASE]) == {key(7)[:PREFIX]: 1.0}
-    assert found.weights([KINDS["view"]]) == {}
-    both = after([7] * (RING + 2), [PURCHASE, KINDS["view"]] + [PURCHASE] * RING)
-    assert both.weights([PURCHASE]) == {} and both.weights([PURCHASE, KINDS["view"]])
+def test_weights_are_of_the_event_types_that_are_asked_for() -> None:
+    seven, view = item_prefix(key(7)), KINDS["view"]
+    found = after([7] * (RING + 3), [PURCHASE, view, view] + [PURCHASE] * RING)
+    assert found.weights([PURCHASE]) == {seven: 1.0}
+    assert found.weights([view]) == {seven: pytest.approx(2.0, rel=0.02)}
+    assert found.weights([PURCHASE, view]) == {seven: pytest.approx(3.0, rel=0.02)}
+    assert found.weights([KINDS["cart"]]) == {}
+
+
+def test_purchases_keep_their_places_where_a_view_is_seen_now_and_then() -> None:
+    items = a_year(7)
+    kinds = [PURCHASE if item < 12 else KINDS["view"] for item in items]
+    found = after(items, kinds).weights([PURCHASE])
+    assert {item_prefix(key(item)) for item in range(12)} <= found.keys()
+
+
+def test_a_dismissal_forgets_an_item_whatever_was_done_with_it() -> None:
+    items = [7, 7, *range(100, 100 + RING), 7]
+    kinds = [PURCHASE, KINDS["view"], *[PURCHASE] * RING, DISMISS]
+    assert 7 in weights(after(items[:-1], kinds[:-1]))
+    assert 7 not in weights(after(items, kinds))
 
 
 def test_one_more_event_is_one_more_in_weight_to_within_a_code() -> None:
@@ -123,12 +139,12 @@ def test_one_more_event_is_one_more_in_weight_to_within_a_code() -> None:
 def test_it_is_stored_in_five_bytes_an_item_and_read_back() -> None:
     found = after(a_year(1))
     stored = encode_favourites(found)
-    assert len(found.codes) == PLACES and len(stored) == 2 + 5 * PLACES
+    assert len(found.codes) == PLACES and len(stored) == 1 + 5 * PLACES
     assert decode_favourites(stored) == found
     assert encode_favourites(Favourites()) == b"" and decode_favourites(b"") == Favourites()
 
 
-@pytest.mark.parametrize("data", [b"\0", b"\0\0\1"])
+@pytest.mark.parametrize("data", [b"\0\1", b"\0" * 7])
 def test_a_torn_attribute_is_refused(data: bytes) -> None:
     with pytest.raises(CorruptRow, match="fav"):
         decode_favourites(data)

@@ -7,7 +7,7 @@ from math import log
 import numpy as np
 import pytest
 
-from functions.core.favourites import PREFIX, Favourites
+from functions.core.favourites import Favourites, item_and_kind, item_prefix
 from functions.core.repeats import Own, Repeats
 from functions.core.user_row import RingEntry, event_hash, item_key, new_row
 
@@ -62,12 +62,12 @@ def test_an_item_of_old_alone_is_a_candidate_too() -> None:
 
 
 def test_only_event_types_that_the_numbers_were_chosen_on_count() -> None:
-    rows = {item_key("a"): 7, item_key("b"): 8, item_key("a")[:PREFIX]: 7}
+    rows = {item_key("a"): 7, item_key("b"): 8, item_prefix(item_key("a")): 7}
     ring = tuple(
         RingEntry(event_hash(str(n)), item_key(item), kind, 0, 0)
         for n, (item, kind) in enumerate([("a", 1), ("b", 4), ("nobody", 4)])
     )
-    older = Favourites(((item_key("a")[:PREFIX], 64), (b"gone", 64)), kinds=1 << 4)
+    older = Favourites(((item_and_kind(item_key("a"), 4), 64), (item_and_kind(item_key("gone"), 4), 64)))
     row = replace(new_row("0" * 16, 4, 2), ring=ring, favourites=older)
     found = lambda keys: [rows.get(key) for key in keys]  # noqa: E731
     assert Repeats(kinds=(4,)).own(row, found) == Own([None, 8, None], {7: 1.0})

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from functions.core.errors import CorruptRow
-from functions.core.favourites import PLACES, PREFIX, Favourites
+from functions.core.favourites import PLACES, Favourites, item_and_kind
 from functions.core.user_row import (
     MARKS,
     MAX_BYTES,
@@ -28,8 +28,8 @@ def full_row() -> UserRow:
     row = replace(row, state=rng.normal(size=256).astype(np.float16), version=10**12)
     ring = [RingEntry(event_hash(f"e{n}"), item_key(f"i{n}"), 7, 15, 31) for n in range(RING)]
     row = replace(row, ring=tuple(ring), last_s=2**32 - 1)
-    kept = tuple((item_key(f"i{n}")[:PREFIX], 255) for n in range(PLACES))
-    row = replace(row, favourites=Favourites(kept, 7, 255))
+    kept = tuple((item_and_kind(item_key(f"i{n}"), 4), 255) for n in range(PLACES))
+    row = replace(row, favourites=Favourites(kept, 7))
     for n in range(SEEN + 1):
         row = row.with_impression(item_key(f"i{n}"), 2**32 - 1)
     for n in range(MARKS + 1):

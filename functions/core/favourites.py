@@ -96,17 +96,16 @@ class _Walk:
         self.dismissed: Counter[bytes] = Counter()
 
     def enter(self, key: bytes, kind: int) -> None:
-        item = item_prefix(key)
-        (self.dismissed if kind == DISMISS else self.inside)[item] += 1
-        if kind == DISMISS and self.codes:
+        (self.dismissed if kind == DISMISS else self.inside)[key] += 1
+        if kind == DISMISS:
+            item = item_prefix(key)
             self.codes = {kept: code for kept, code in self.codes.items() if item_prefix(kept) != item}
 
     def leave(self, key: bytes, kind: int) -> None:
-        item = item_prefix(key)
-        (self.dismissed if kind == DISMISS else self.inside)[item] -= 1
+        (self.dismissed if kind == DISMISS else self.inside)[key] -= 1
         self._grow_lighter()
-        if kind != DISMISS and not self.dismissed[item]:
-            self._add(item_and_kind(key, kind), again=self.inside[item] > 0)
+        if kind != DISMISS and not self.dismissed[key]:
+            self._add(item_and_kind(key, kind), again=self.inside[key] > 0)
 
     def _grow_lighter(self) -> None:
         self.turn = (self.turn + 1) % PACE

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -26,7 +26,9 @@ from functions.core.fold import Encoder, Folded, fold
 from functions.core.user_row import UserRow
 
 TRIES = 5  # of one user's put, when other writers come between
-SPARE_S = 3.0  # of the function's time, kept to answer in
+SPARE_S = 15.0  # of the function's time: no call is begun then, for one may take as long until it gives up
+# What a pure function raises once for the same row and events, it raises every time.
+FOR_EVER = (ArithmeticError, CorruptRow, LookupError, TypeError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -38,38 +40,67 @@ class Pending:
     records: Sequence[StreamRecord]
 
 
+@dataclass(frozen=True)
+class Machine:
+    """What a function gets from where it runs: two clocks in seconds, and random bytes."""
+
+    monotonic: Callable[[], float] = time.monotonic
+    wall: Callable[[], float] = time.time
+    random: Callable[[int], bytes] = os.urandom
+
+
 class Updater:
     """What a warm environment keeps."""
 
-    def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        rows: Rows,
+        bundles: Bundles,
+        quarantine: Quarantine,
+        pool: Executor,
+        machine: Machine = Machine(),
+    ) -> None:
+        self.rows, self.bundles, self.quarantine = rows, bundles, quarantine
+        self.pool, self.machine = pool, machine
+        self._due_s = -float("inf")
+
+    @classmethod
+    def of(cls, settings: Settings) -> Updater:
+        """With clients of the account that boto3's environment names."""
         s3 = bundle_client()
-        self.rows = Rows(patient_client(), settings.table)
-        self.bundles = Bundles(s3, settings.bucket)
-        self.quarantine = Quarantine(s3, settings.bucket)
-        self.pool = ThreadPoolExecutor(WRITERS)
-        self._clock, self._due_s = clock, -float("inf")
+        return cls(
+            Rows(patient_client(), settings.table),
+            Bundles(s3, settings.bucket),
+            Quarantine(s3, settings.bucket),
+            ThreadPoolExecutor(WRITERS),
+        )
 
     def encoder(self) -> Encoder | None:
         """The champion's encoder; the pointer is looked at once in REFRESH_S, or whenever there is none."""
-        if self.bundles.current is None or self._clock() >= self._due_s:
+        if self.bundles.current is None or self.machine.monotonic() >= self._due_s:
             self.bundles.refresh()
-            self._due_s = self._clock() + REFRESH_S
+            self._due_s = self.machine.monotonic() + REFRESH_S
         return self.bundles.current.encoder if self.bundles.current else None
 
 
 @cache
 def updater() -> Updater:
     """The one Updater of this environment."""
-    return Updater(Settings.from_environment())
+    return Updater.of(Settings.from_environment())
 
 
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     """Fold one Kinesis batch; returns what failed, always: None would acknowledge everything."""
-    started_s = time.perf_counter()
+    return handle(updater(), event, context)
+
+
+def handle(own: Updater, event: dict[str, Any], context: Any) -> dict[str, Any]:
+    """What `handler` does, in a given environment."""
+    started_s = own.machine.monotonic()
+    ends_s = started_s + context.get_remaining_time_in_millis() / 1000 - SPARE_S
     records = read_records(event["Records"])
-    ends_s = time.monotonic() + context.get_remaining_time_in_millis() / 1000 - SPARE_S
-    failed = Batch(updater(), records, ends_s).run()
-    duration_ms = 1000 * (time.perf_counter() - started_s)
+    failed = Batch(own, records, ends_s).run()
+    duration_ms = 1000 * (own.machine.monotonic() - started_s)
     emit({"Records": len(records), "RecordsFailed": len(failed)}, {"BatchDuration": duration_ms})
     if not failed:
         return {"batchItemFailures": []}
@@ -81,7 +112,7 @@ class Batch:
 
     def __init__(self, own: Updater, records: list[StreamRecord], ends_s: float) -> None:
         self._own, self._records, self._ends_s = own, records, ends_s
-        self._now_s = int(time.time())
+        self._now_s = int(own.machine.wall())
 
     def run(self) -> list[StreamRecord]:
         """Fold all records; returns those that failed and must be delivered again."""
@@ -106,7 +137,7 @@ class Batch:
         Nobody can fold onto a row that is not sound, and the shard must not wait for it: the records of
         such a user go to quarantine, and the row stays as it is.
         """
-        fetched = self._own.rows.get_many(users)
+        fetched = self._own.rows.get_many(users, self._in_time)
         for key, row in fetched.rows.items():
             if row.space == encoder.space and not fits(row, encoder):
                 fetched.corrupt[key] = CorruptRow(f"state {row.state.size}, vector {row.vector.size}")
@@ -115,9 +146,11 @@ class Batch:
             [(r, f"row of {key}: {error}") for key, error in fetched.corrupt.items() for r in users[key]]
         )
         pending = []
-        for key in users.keys() - fetched.unread - fetched.corrupt.keys():
+        for key, records in users.items():
+            if key in fetched.unread or key in fetched.corrupt:
+                continue
             row = fetched.rows.get(key) or encoder.empty()
-            if lacking := unread(row, users[key]):
+            if lacking := unread(row, records):
                 pending.append(Pending(key, row, lacking))
         return pending, failed
 
@@ -129,16 +162,31 @@ class Batch:
             return list(zip(users, self._folded(users, encoder), strict=True)), []
         except Exception:
             logger.exception("a fold failed")
-        folded, failed = [], []
+        folded: list[tuple[Pending, UserRow]] = []
+        failed: list[StreamRecord] = []
         for user in users:
             try:
-                folded.append((user, self._folded([user], encoder)[0]))
-            except FloatingPointError as error:  # the same events would do the same for ever
-                failed += self._put_aside([(r, f"cannot be folded: {error}") for r in user.records])
+                row, at_fault = self._fold_apart(user, encoder)
             except Exception as error:
                 logger.error("a user waits", extra={"user_key": user.key, "error": f"{error!r}"})
                 failed += user.records
+                continue
+            waiting = self._put_aside(at_fault)
+            if waiting:  # the mark must not pass what must come again, or it would be skipped then
+                failed += user.records
+            elif row is not user.stored:
+                folded.append((user, row))
         return folded, failed
+
+    def _fold_apart(self, user: Pending, encoder: Encoder) -> tuple[UserRow, list[tuple[StreamRecord, str]]]:
+        """One user's records one by one: the row without those that cannot be folded, and those."""
+        row, at_fault = user.stored, []
+        for record in user.records:
+            try:
+                row = self._folded([replace(user, stored=row, records=[record])], encoder)[0]
+            except FOR_EVER as error:
+                at_fault.append((record, f"cannot be folded: {error!r}"))
+        return row, at_fault
 
     def _folded(self, users: list[Pending], encoder: Encoder) -> list[UserRow]:
         events = [[r.event for r in user.records if r.event is not None] for user in users]
@@ -150,8 +198,6 @@ class Batch:
         """Write one user's row; whether the records are in the table now. Any error stops this user only."""
         try:
             for _ in range(TRIES):
-                if time.monotonic() >= self._ends_s:
-                    raise Unavailable("the function's time is over")
                 written, current = self._put(user.key, user.stored.version, row)
                 if written:
                     return True
@@ -167,12 +213,14 @@ class Batch:
 
     def _put(self, key: str, version: int, row: UserRow) -> tuple[bool, UserRow | None]:
         """Put the next version; on a conflict look whether that was us: an answer can be lost on its way."""
-        wid = os.urandom(8)
+        wid = self._own.machine.random(8)
         new = replace(row, version=version + 1, wid=wid)
+        self._require_time()
         try:
             self._own.rows.put(key, new, version, self._now_s)
             return True, None
         except VersionConflict:
+            self._require_time()
             current = self._own.rows.get(key)
             return current is not None and current.wid == wid, current
 
@@ -188,12 +236,20 @@ class Batch:
         record, reason = poisoned
         extra = {"shard": record.shard, "sequence": str(record.sequence), "reason": reason[:300]}
         try:
+            self._require_time()
             self._own.quarantine.put(record.shard, record.sequence, record.raw, reason)
         except Exception as error:
             logger.error("quarantine refused a record", extra={**extra, "error": f"{error!r}"})
             return False
         logger.warning("record in quarantine", extra=extra)
         return True
+
+    def _in_time(self) -> bool:
+        return self._own.machine.monotonic() < self._ends_s
+
+    def _require_time(self) -> None:
+        if not self._in_time():
+            raise Unavailable("the function's time is over")
 
 
 def fits(row: UserRow, encoder: Encoder) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,8 +27,8 @@ def hot_client(deadline_ms: int) -> Any:
 
 
 def patient_client() -> Any:
-    """For the stream's batches."""
-    return client("dynamodb", connect_s=1.0, read_s=2.0, attempts=4, connections=WRITERS)
+    """For the stream's batches: a call takes 12 s at most, three tries and the waits between them."""
+    return client("dynamodb", connect_s=1.0, read_s=2.0, attempts=3, connections=WRITERS)
 
 
 @dataclass
@@ -43,8 +43,8 @@ class Fetched:
 class Rows:
     """The table of user rows. Reads are consistent: what a client drops because the row has it, it has."""
 
-    def __init__(self, dynamodb: Any, table: str) -> None:
-        self._dynamodb, self._table = dynamodb, table
+    def __init__(self, dynamodb: Any, table: str, sleep: Callable[[float], None] = time.sleep) -> None:
+        self._dynamodb, self._table, self._sleep = dynamodb, table, sleep
 
     def get(self, key: str) -> UserRow | None:
         """The row of a user, None for a new one; raises Unavailable, Throttled, CorruptRow."""
@@ -54,12 +54,15 @@ class Rows:
             raise unavailable(error, f"row of {key} from {self._table}") from error
         return from_item(answer["Item"]) if "Item" in answer else None
 
-    def get_many(self, keys: Iterable[str]) -> Fetched:
-        """The rows of many users, 100 in a call; what stays unprocessed after some tries is `unread`."""
+    def get_many(self, keys: Iterable[str], in_time: Callable[[], bool] = lambda: True) -> Fetched:
+        """The rows of many users, 100 in a call, each call begun only `in_time`.
+
+        What stays unprocessed after some tries is `unread`.
+        """
         wanted = list(dict.fromkeys(keys))
         fetched = Fetched()
         for start in range(0, len(wanted), BATCH):
-            self._get_batch(wanted[start : start + BATCH], fetched)
+            self._get_batch(wanted[start : start + BATCH], fetched, in_time)
         return fetched
 
     def put(self, key: str, row: UserRow, expected_version: int, now_s: int) -> None:
@@ -91,11 +94,13 @@ class Rows:
                 raise
             return self._dynamodb.get_item(**wanted)
 
-    def _get_batch(self, keys: list[str], fetched: Fetched) -> None:
+    def _get_batch(self, keys: list[str], fetched: Fetched, in_time: Callable[[], bool]) -> None:
         left = [{"pk": {"S": key}} for key in keys]
         for turn in range(BATCH_TRIES):
             if turn:
-                time.sleep(BACKOFF_S * 2 ** (turn - 1))
+                self._sleep(BACKOFF_S * 2 ** (turn - 1))
+            if not in_time():
+                break
             try:
                 request = {self._table: {"Keys": left, "ConsistentRead": True}}
                 answer = self._dynamodb.batch_get_item(RequestItems=request)

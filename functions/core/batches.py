@@ -6,15 +6,16 @@ Order is log order. A sequence number has up to 129 digits and is compared withi
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from functions.core.errors import InvalidEvent
 from functions.core.events import Event
-from functions.core.records import decode_record
-from functions.core.user_row import UserRow
+from functions.core.records import MAX_RECORD_BYTES, decode_record
+from functions.core.user_row import MAX_SEQUENCE, UserRow
+
+MAX_BASE64 = 4 * -(-MAX_RECORD_BYTES // 3)
 
 
 @dataclass(frozen=True)
@@ -59,10 +60,23 @@ def _read(record: Mapping[str, Any]) -> StreamRecord:
     kinesis = record["kinesis"]
     shard, sequence = str(record["eventID"]).split(":")[0], int(kinesis["sequenceNumber"])
     try:
-        data = base64.b64decode(kinesis.get("data") or "", validate=True)
-        key, event = decode_record(data, int(kinesis["approximateArrivalTimestamp"]))
+        key, event = _decode(kinesis, sequence)
     except InvalidEvent as error:
         return StreamRecord(shard, sequence, record, reason=str(error))
-    except (binascii.Error, ValueError, TypeError, KeyError) as error:
+    except Exception as error:  # whatever it is, the same bytes would do it again, for ever
         return StreamRecord(shard, sequence, record, reason=f"{type(error).__name__}: {error}")
     return StreamRecord(shard, sequence, record, key, event)
+
+
+def _decode(kinesis: Mapping[str, Any], sequence: int) -> tuple[str, Event]:
+    if not 0 <= sequence <= MAX_SEQUENCE:
+        raise InvalidEvent("sequence number", sequence, "0 to 129 digits")
+    text = kinesis.get("data") or ""
+    if len(text) > MAX_BASE64:
+        raise InvalidEvent("record", f"{len(text)} characters of base64", f"at most {MAX_BASE64}")
+    data = base64.b64decode(text, validate=True)
+    key, event = decode_record(data, int(kinesis["approximateArrivalTimestamp"]))
+    if kinesis["partitionKey"] != key:
+        # of another shard, or of another batch under way at once: its place in the user's order is not known
+        raise InvalidEvent("partition key", kinesis["partitionKey"], f"the user key {key}")
+    return key, event

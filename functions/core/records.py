@@ -13,6 +13,12 @@ from functions.core.events import Event, parse_event
 MAX_RECORD_BYTES = 32 * 2**10
 USER_KEY = re.compile(r"[A-Za-z0-9_-]{22}")
 FIELDS = {"user_key", "event"}
+# Never unpacked: one record is one event, and how large a packed one is shows only when it is unpacked.
+PACKED = {
+    b"\xf3\x89\x9a\xc2": "aggregated by the Kinesis Producer Library",
+    b"\x1f\x8b": "compressed by gzip",
+    b"\x28\xb5\x2f\xfd": "compressed by zstd",
+}
 
 
 def encode_record(user_key: str, event: Mapping[str, Any]) -> bytes:
@@ -30,6 +36,9 @@ def decode_record(data: bytes, now_s: int) -> tuple[str, Event]:
     """User key and event of a record that arrived at `now_s`; raises InvalidEvent."""
     if len(data) > MAX_RECORD_BYTES:
         raise InvalidEvent("record", f"{len(data)} bytes", f"at most {MAX_RECORD_BYTES} bytes")
+    for magic, packing in PACKED.items():
+        if data.startswith(magic):
+            raise InvalidEvent("record", packing, "one event in plain JSON, by PutRecord")
     try:
         record = json.loads(data.decode(), parse_constant=_refuse)
     except (ValueError, RecursionError) as error:

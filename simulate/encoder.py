@@ -1,0 +1,69 @@
+"""Two small encoders: a recurrence that rounds to float16 inside every step and minds the order of events.
+
+Everything is elementwise, so that the bits do not depend on how many users share a call.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from functions.core.features import GAP_BUCKETS, VALUE_BUCKETS, Int64
+from functions.core.fold import Encoder
+from functions.core.user_row import Float16
+from simulate.reference import item_key
+
+DIM, STATE = 3, 6
+SPACES = ("a" * 16, "b" * 16)
+RETIRED = "c" * 16  # rows of it are met, and no bundle of it
+CATALOGUE = tuple(f"sku-{n}" for n in range(12))
+STRANGERS = ("from-tomorrow", "gone")  # items of no catalogue
+BROKEN = "broken"  # its embedding is not finite: what is folded with it must not be stored
+
+
+class Step:
+    """state' = f16(decay(kind, gap, value) · rotated state + item); vector = f16(readout · state')."""
+
+    def __init__(self, seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        self.decay = rng.uniform(0.5, 0.99, (8, GAP_BUCKETS, VALUE_BUCKETS, 1)).astype(np.float32)
+        self.readout = rng.normal(size=DIM).astype(np.float32)
+        self.rotation = rng.permutation(STATE)
+
+    def unrounded(
+        self, state: NDArray[np.float32], item: Float16, kind: Int64, gap: Int64, value: Int64
+    ) -> NDArray[np.float32]:
+        """The next state before it is rounded, float32 [B, S]."""
+        new = self.decay[kind, gap, value] * state[:, self.rotation]
+        new[:, :DIM] += item
+        new[:, DIM:] -= item
+        return new
+
+    def read(self, state: Float16) -> Float16:
+        """The user vectors [B, d] of states [B, S]."""
+        vector: Float16 = (state[:, :DIM] * self.readout).astype(np.float16)
+        return vector
+
+    def __call__(
+        self, state: Float16, item: Float16, kind: Int64, gap: Int64, value: Int64
+    ) -> tuple[Float16, Float16]:
+        new = self.unrounded(state.astype(np.float32), item, kind, gap, value).astype(np.float16)
+        return new, self.read(new)
+
+
+class Items:
+    """The catalogue's embeddings."""
+
+    def __init__(self, seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        self.by_key = {item_key(name): rng.normal(size=DIM).astype(np.float16) for name in CATALOGUE}
+        self.by_key[item_key(BROKEN)] = np.full(DIM, np.inf, np.float16)
+
+    def embedding(self, key: bytes) -> Float16 | None:
+        """[d] float16, None for a stranger."""
+        return self.by_key.get(key)
+
+
+STEPS = {space: Step(seed) for seed, space in enumerate(SPACES)}
+ITEMS = {space: Items(seed) for seed, space in enumerate(SPACES)}
+ENCODERS = {space: Encoder(space, STATE, DIM, STEPS[space], ITEMS[space]) for space in SPACES}

@@ -1,0 +1,251 @@
+"""One history: a seed's users, events and misfortunes, until all is settled; and what is wrong then."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from functions import collect
+from functions.aws.log import Log
+from functions.aws.secret import ShopSecret
+from functions.core.tokens import Keys
+from simulate.bucket import Bucket
+from simulate.encoder import SPACES
+from simulate.function import Function
+from simulate.mapping import Mapping, history_settings, template_settings
+from simulate.shoppers import MAX_RECORD_BYTES, SECRET, Shopper, key_of, poison, shoppers
+from simulate.stream import MAX_SHARDS, STREAM, OpenShard, SimulatedLog
+from simulate.table import Table
+from simulate.verdict import Acknowledged, judge
+from simulate.world import World
+
+SHOP = ShopSecret(Keys({"k1": b"1" * 32}, "k1"), SECRET)
+MOST_STEPS = 3_000  # a history that takes more has got stuck
+
+
+@dataclass
+class Misfortune:
+    """What may happen between two steps, and how likely it is."""
+
+    chance: float
+    act: Callable[[], None]
+
+
+class History:
+    """A world, and everybody in it."""
+
+    def __init__(self, seed: int) -> None:
+        self.world = world = World(seed)
+        rng = world.rng
+        lanes = rng.choice((1, 1, 2, 3))
+        self.log = SimulatedLog(world, rng.randint(1, 2), lanes)
+        self.table, self.bucket = Table(world), Bucket(world)
+        self.champion = rng.choice(SPACES)
+        self.shoppers = shoppers(world)
+        for shopper in self.shoppers:
+            if shopper.item is not None:
+                self.table.items[shopper.key] = shopper.item
+        settings, timeout_s = history_settings(world), float(template_settings()[1])
+        self.function = Function(world, self.table, self.bucket, lambda: self.champion, timeout_s)
+        self.acknowledged = Acknowledged(world, self.log, self.table, self.bucket)
+        self.discarded: list[dict[str, Any]] = []
+        self.mapping = Mapping(
+            world,
+            self.log,
+            self.function.invoke,
+            settings,
+            lanes,
+            self.acknowledged.up_to,
+            self.discarded.append,
+        )
+        self._writer = Log(self.log, STREAM)
+        self._deploys = rng.choice((0, 1, 1, 2))
+        self._misfortunes = self._plan()
+        world.elsewhere = self._elsewhere
+
+    def run(self) -> list[str]:
+        """Live through it all; returns what is wrong, nothing if all is well."""
+        try:
+            self._live()
+            self._settle()
+            judge(self.world, self.log, self.table, self.bucket, self.shoppers, self.discarded)
+        except Exception as error:
+            self.world.wrong(f"{type(error).__name__}: {error}")
+        return self.world.violations
+
+    def _live(self) -> None:
+        world, rng = self.world, self.world.rng
+        while any(shopper.outbox for shopper in self.shoppers) and not world.violations:
+            if rng.random() < 0.5:
+                self._send(rng.choice([s for s in self.shoppers if s.outbox]))
+            else:
+                self._poll()
+            for misfortune in self._misfortunes:
+                if rng.random() < misfortune.chance:
+                    misfortune.act()
+            world.now_s += rng.choice((0.0, 0.05, 1.0))
+            world.land()
+
+    def _settle(self) -> None:
+        """No more faults: whatever is late arrives, whatever waits is delivered."""
+        world = self.world
+        for _ in range(world.rng.randint(0, 16)):
+            self._poll()
+        world.calm = True
+        world.land_all()
+        for _ in range(MOST_STEPS):
+            self.mapping.start()
+            waiting = self.mapping.waiting()
+            if not waiting or world.violations:
+                break
+            reader = min(waiting, key=lambda r: r.due_s)
+            world.now_s = max(world.now_s, reader.due_s)
+            world.land()
+            self.mapping.step(reader)
+        world.land_all()
+        if not self.mapping.settled() and not world.violations:
+            world.wrong(f"not settled after {MOST_STEPS} steps")
+
+    def _poll(self) -> None:
+        self.mapping.start()
+        ready = self.mapping.ready()
+        if ready:
+            self.mapping.step(self.world.rng.choice(ready))
+        else:
+            self.world.now_s += 0.2
+
+    def _elsewhere(self) -> None:
+        """In the middle of an invocation: another reader's turn, or a visitor's."""
+        ready = self.mapping.ready()
+        if ready and self.world.rng.random() < 0.8:
+            self.world.happened("parallel invocation")
+            self.mapping.step(self.world.rng.choice(ready))
+
+    def _send(self, shopper: Shopper) -> None:
+        """A client's request: some events, of which those that failed are sent again later, in order."""
+        world, rng = self.world, self.world.rng
+        count = rng.randint(1, 4) if len(shopper.outbox) < 20 else 30
+        raw, shopper.outbox = shopper.outbox[:count], shopper.outbox[count:]
+        checked = [collect.check(event, shopper.key, SHOP, world.now_s, "") for event in raw]
+        before = [self.log.taken[shopper.key, event["event_id"]] for event in raw]
+        results = collect.append(self._writer, shopper.key, checked)
+        again = []
+        for event, taken, result in zip(raw, before, results, strict=True):
+            if result["status"] == collect.ACCEPTED:
+                shopper.sent.append(event)
+                if self.log.taken[shopper.key, event["event_id"]] <= taken:
+                    world.wrong(f"{event['event_id']}: accepted, and not in the log")
+            elif result["status"] == collect.FAILED:
+                again.append(event)
+            else:
+                world.wrong(f"{event['event_id']}: refused: {result}")
+        shopper.outbox[:0] = again
+
+    def _plan(self) -> list[Misfortune]:
+        """The misfortunes of this history: each comes often in some, and in others never."""
+        rng = self.world.rng
+        chances: list[tuple[float, Callable[[], None]]] = [
+            (0.05, self._duplicate),
+            (0.05, self._poison),
+            (0.04, self._rewind),
+            (0.02, self._split),
+            (0.02, self._merge),
+            (0.02, self._update_shard_count),
+            (0.08 if self._deploys else 0.0, self._deploy),
+            (0.01, self._outage),
+        ]
+        return [Misfortune(chance * rng.choice((0, 1, 3)), act) for chance, act in chances]
+
+    def _duplicate(self) -> None:
+        """A client that did not hear the answer sends an event again, as it was."""
+        shopper = self.world.rng.choice(self.shoppers)
+        if shopper.sent:
+            self.world.happened("duplicate")
+            shopper.outbox.insert(0, self.world.rng.choice(shopper.sent[-10:]))
+
+    def _poison(self) -> None:
+        partition_key, data = poison(self.world.rng, key_of(self.world.rng.randrange(4)))
+        self.world.happened("oversize" if len(data) > MAX_RECORD_BYTES else "poison")
+        self.log.append(partition_key, data, poison=True)
+
+    def _rewind(self) -> None:
+        """A lane is read again from an earlier record, of a shard that the rows' two marks remember."""
+        rng = self.world.rng
+        readers = [r for r in self.mapping.readers.values() if self._remembered(r.shard)]
+        if not readers:
+            return
+        reader = rng.choice(readers)
+        read = self.mapping.checkpoints.get((reader.shard, reader.lane))
+        sequences = self.log.by_id[reader.shard].sequences[reader.lane]
+        if read is None:
+            return
+        to = rng.randint(0, sequences.index(int(read)))
+        self.mapping.rewind(reader, str(sequences[to - 1]) if to else None)
+
+    def _remembered(self, shard: str) -> bool:
+        """Whether no user has records in two shards after this one."""
+        after: dict[str, set[str]] = {}
+        for logged in self.log.all:
+            if logged.user is not None:
+                shards = after.setdefault(logged.user, set())
+                if logged.shard == shard:
+                    shards.clear()
+                else:
+                    shards.add(logged.shard)
+        users = {logged.user for logged in self.log.all if logged.shard == shard}
+        return all(len(after[user]) < 2 for user in users if user is not None)
+
+    def _split(self) -> None:
+        opened = self.log.opened()
+        if len(opened) < MAX_SHARDS:
+            self.world.happened("split")
+            self.log.split(self.world.rng.choice(opened))
+
+    def _merge(self) -> None:
+        opened = self.log.opened()
+        if len(opened) > 1:
+            self.world.happened("merge")
+            nth = self.world.rng.randrange(len(opened) - 1)
+            self.log.merge(opened[nth], opened[nth + 1])
+
+    def _update_shard_count(self) -> None:
+        """Twice as many shards or half as many, by way of shards that never hold a record."""
+        opened = self.log.opened()
+        self.world.happened("update shard count")
+        if len(opened) == 1 or (len(opened) < MAX_SHARDS - 1 and self.world.rng.random() < 0.5):
+            between = [child for shard in opened for child in self.log.split(shard)]
+            middle = [self.log.merge(between[0], between[1]), *between[2:]]
+            self.log.split(middle[0])
+            return
+        left: OpenShard = self.log.merge(opened[0], opened[1])
+        self.log.merge(*self.log.split(left))
+
+    def _deploy(self) -> None:
+        """The pointer names another model; or the one before it again."""
+        if not self._deploys:
+            return
+        self._deploys -= 1
+        before = any(entry[2:] == ("deploy",) for entry in self.world.trace)
+        self.world.happened("rollback" if before else "deploy")
+        self.world.note("fault", "deploy")
+        self.champion = SPACES[1 - SPACES.index(self.champion)]
+        if self.world.rng.random() < 0.3:
+            self.function.end_all()
+
+    def _outage(self) -> None:
+        self.world.happened("table outage")
+        self.world.outage_ends_s = self.world.now_s + self.world.rng.choice((0.5, 5.0, 300.0))
+
+
+def run(seed: int) -> History:
+    """Live through the history of a seed."""
+    history = History(seed)
+    history.run()
+    return history
+
+
+def as_json(history: History) -> str:
+    """The history, one line for each thing that happened."""
+    return "\n".join(json.dumps(entry) for entry in history.world.trace)

@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-functions check build picture benchmark-quality
+.PHONY: help install demo test test-functions simulate check build picture benchmark-quality
 PYTHON ?= python3
 BIN := .venv/bin
 SAM_VERSION := 1.170.0
@@ -44,6 +44,9 @@ test-functions: .venv-functions/installed ## the functions' tests in an environm
 	.venv-functions/bin/python -m pytest --ignore=tests/functions/test_artifact.py \
 		tests/functions tests/core $(wildcard tests/events)
 
+simulate: install ## N histories of the stream with every fault; N=1000000 for a long run
+	$(BIN)/python -m simulate --histories $(or $(N),10000)
+
 build: install ## a function's zip, unpacked: build/artifact
 	rm -rf build/artifact
 	$(MAKE) -s -C functions build-ScoreFunction ARTIFACTS_DIR=$(abspath build/artifact) \
@@ -57,6 +60,6 @@ picture: install ## the README's picture, taken from a running `make demo`
 
 check: install .venv-sam/installed-$(SAM_VERSION) ## ruff, strict mypy, import rules, sam validate --lint
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
-	$(BIN)/mypy functions train export local bench
+	$(BIN)/mypy functions train export local simulate bench
 	$(BIN)/lint-imports
 	$(SAM) validate --lint

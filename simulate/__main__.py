@@ -1,13 +1,12 @@
-"""`python -m simulate --histories N`: one line per failing seed, the faults by kind, and a last line that says all.
+"""`python -m simulate --histories N`: a line per failing seed, the planted bugs, the faults by kind.
 
-The last line reads `histories=N bad=B planted=K/M faults_min=F`: histories run and how many went wrong, planted
-bugs found and how many there are, and how often the rarest fault happened.
+The last line reads `histories=N bad=B planted=K/M faults_min=F`: histories run and how many went wrong,
+planted bugs found and how many there are, and how often the rarest fault happened.
 """
 
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import sys
 from collections import Counter
@@ -94,5 +93,4 @@ def _arguments(arguments: list[str]) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    logging.disable(logging.CRITICAL)
     sys.exit(main(sys.argv[1:]))

@@ -41,7 +41,9 @@ class InTurn(Executor):
             future.set_exception(error)
         return future
 
-    def map(self, fn: Any, *iterables: Any, timeout: float | None = None, chunksize: int = 1) -> Iterator[Any]:
+    def map(
+        self, fn: Any, *iterables: Any, timeout: float | None = None, chunksize: int = 1
+    ) -> Iterator[Any]:
         """Call all, in any order; the results are in theirs."""
         calls = list(zip(*iterables, strict=False))
         order = list(range(len(calls)))

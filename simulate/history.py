@@ -61,7 +61,7 @@ class History:
             self.discarded.append,
         )
         self._writer = Log(self.log, STREAM)
-        self._deploys = rng.choice((0, 1, 1, 2))
+        self._deploys = rng.choice((0, 1, 2, 2))
         self._misfortunes = self._plan()
         world.elsewhere = self._elsewhere
 
@@ -117,9 +117,16 @@ class History:
             self.world.now_s += 0.2
 
     def _elsewhere(self) -> None:
-        """In the middle of an invocation: another reader's turn, or a visitor's."""
+        """In the middle of an invocation: another poller of the same lane, or another reader's turn."""
+        busy = [reader for reader in self.mapping.readers.values() if reader.busy]
+        if busy and self.world.rng.random() < 0.5:
+            sending = [s for s in self.shoppers if s.outbox]
+            if sending:
+                self._send(self.world.rng.choice(sending))
+            self.mapping.take_over(busy[0])
+            return
         ready = self.mapping.ready()
-        if ready and self.world.rng.random() < 0.8:
+        if ready:
             self.world.happened("parallel invocation")
             self.mapping.step(self.world.rng.choice(ready))
 
@@ -150,10 +157,11 @@ class History:
             (0.05, self._duplicate),
             (0.05, self._poison),
             (0.04, self._rewind),
+            (0.04, self._take_over),
             (0.02, self._split),
             (0.02, self._merge),
             (0.02, self._update_shard_count),
-            (0.08 if self._deploys else 0.0, self._deploy),
+            (0.12 if self._deploys else 0.0, self._deploy),
             (0.01, self._outage),
         ]
         return [Misfortune(chance * rng.choice((0, 1, 3)), act) for chance, act in chances]
@@ -183,6 +191,11 @@ class History:
             return
         to = rng.randint(0, sequences.index(int(read)))
         self.mapping.rewind(reader, str(sequences[to - 1]) if to else None)
+
+    def _take_over(self) -> None:
+        readers = self.mapping.waiting()
+        if readers:
+            self.mapping.take_over(self.world.rng.choice(readers))
 
     def _remembered(self, shard: str) -> bool:
         """Whether no user has records in two shards after this one."""

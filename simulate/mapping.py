@@ -15,6 +15,7 @@ from simulate.world import World
 
 Handler = Callable[[dict[str, Any]], object]
 
+
 @cache
 def template_settings() -> tuple[MappingSettings, int]:
     """The mapping that the template states, and the function's time in seconds."""
@@ -29,6 +30,7 @@ class Reader:
     shard: str
     lane: int
     consumer: ShardConsumer
+    poller: int
     due_s: float = 0.0
     busy: bool = False
 
@@ -48,7 +50,10 @@ class Mapping:
     checkpoints: dict[tuple[str, int], str] = field(default_factory=dict)
     drained: set[str] = field(default_factory=set)
     _delivered: set[tuple[str, str]] = field(default_factory=set)
-    _died_of: dict[tuple[str, int], int] = field(default_factory=dict)  # records of the batch that failed last
+    _pollers: int = 0
+    _died_of: dict[tuple[str, int], int] = field(
+        default_factory=dict
+    )  # records of the batch that failed last
 
     def start(self) -> None:
         """Begin with the shards whose turn has come."""
@@ -85,6 +90,13 @@ class Mapping:
             if r.shard not in self.drained and self._free(r) and not self._through(r)
         ]
 
+    def take_over(self, reader: Reader) -> None:
+        """Another poller takes the lane over, from its checkpoint, whatever the first is doing just now."""
+        self.world.happened("poller takeover")
+        self._open(reader.shard, reader.lane, self.checkpoints.get((reader.shard, reader.lane)))
+        self.step(self.readers[reader.shard, reader.lane])
+        self.step(self.readers[reader.shard, reader.lane])
+
     def rewind(self, reader: Reader, to: str | None) -> None:
         """Another poller takes the lane over, from a checkpoint that is not the last."""
         self.world.happened("checkpoint rewind")
@@ -113,17 +125,18 @@ class Mapping:
         return not reader.busy and self.log.by_id[reader.shard].ancestors <= self.drained
 
     def _open(self, shard: str, lane: int, after: str | None) -> None:
+        self._pollers += 1
         consumer = ShardConsumer(
             shard,
             Lane(self.log, lane),
             partial(self._deliver, (shard, lane)),
             self.settings,
             on_failure=self.on_discard,
-            checkpoint=_Checkpoint(self, lane),
+            checkpoint=_Checkpoint(self, lane, self._pollers),
             clock=lambda: self.world.now_s,
             after=after,
         )
-        self.readers[shard, lane] = Reader(shard, lane, consumer, self.world.now_s)
+        self.readers[shard, lane] = Reader(shard, lane, consumer, self._pollers, self.world.now_s)
 
     def _deliver(self, lane: tuple[str, int], event: dict[str, Any]) -> object:
         sequences = [record["kinesis"]["sequenceNumber"] for record in event["Records"]]
@@ -148,13 +161,16 @@ class Mapping:
 
 @dataclass(frozen=True)
 class _Checkpoint:
-    """Where one lane's progress is kept."""
+    """Where one lane's progress is kept; a poller that has lost the lane moves it no more."""
 
     mapping: Mapping
     lane: int
+    poller: int
 
     def save(self, shard: str, sequence: str) -> None:
         """Nothing up to here is delivered again."""
+        if self.mapping.readers[shard, self.lane].poller != self.poller:
+            return
         self.mapping.checkpoints[shard, self.lane] = sequence
         self.mapping.on_checkpoint(shard, self.lane, sequence)
 

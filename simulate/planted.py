@@ -1,2 +1,269 @@
-BUGS = {}
-def killed_by(name, seeds): return None
+"""Bugs that people make in such a system, each put into the real code for a while. All must be found.
+
+A simulator that finds none of them would prove nothing by finding nothing.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from functions import update
+from functions.aws import rows
+from functions.aws.clients import Failure, unavailable
+from functions.aws.quarantine import Quarantine
+from functions.aws.rows import Fetched, Rows, to_item
+from functions.core import batches, fold, user_row
+from functions.core.batches import StreamRecord
+from functions.core.errors import VersionConflict
+from functions.core.fold import Encoder
+from functions.core.histories import Histories, bounds_within
+from functions.core.records import decode_record
+from functions.core.user_row import UserRow
+from simulate import mapping
+from simulate.encoder import STEPS, Step
+from simulate.history import run
+from simulate.world import START_S
+
+Bug = tuple[object, str, object]  # what is patched, under which name, with what
+_Batch = update.Batch
+_real_run, _real_read, _real_encode = _Batch.run, batches._read, user_row.encode
+_real_fold, _real_settings, _real_handle = fold.fold_histories, mapping.template_settings, update.handle
+
+
+def _highest_of_any_shard(row: UserRow, shard: str) -> int:
+    return max((sequence for _, sequence in row.marks), default=-1)
+
+
+def _unread_by_text(row: UserRow, records: Sequence[StreamRecord]) -> list[StreamRecord]:
+    return [r for r in records if str(r.sequence) > str(row.mark(r.shard))]
+
+
+def _conflict_is_done(self: Any, key: str, version: int, row: UserRow) -> tuple[bool, UserRow | None]:
+    new = replace(row, version=version + 1, wid=self._own.machine.random(8))
+    with suppress(VersionConflict):
+        self._own.rows.put(key, new, version, self._now_s)
+    return True, None
+
+
+def _stale_row_at_the_new_version(
+    self: Any, key: str, version: int, row: UserRow
+) -> tuple[bool, UserRow | None]:
+    """After a conflict, what was folded onto the old row is written over the new one."""
+    for _ in range(update.TRIES):
+        new = replace(row, version=version + 1, wid=self._own.machine.random(8))
+        try:
+            self._own.rows.put(key, new, version, self._now_s)
+            return True, None
+        except VersionConflict:
+            current = self._own.rows.get(key)
+            version = current.version if current else 0
+    return False, None
+
+
+def _put_without_condition(self: Any, key: str, row: UserRow, expected: int | None, now_s: int) -> None:
+    try:
+        self._dynamodb.put_item(TableName=self._table, Item=to_item(key, row, now_s))
+    except Failure as error:
+        raise unavailable(error, "row") from error
+
+
+def _drop_unprocessed(self: Any, keys: list[str], fetched: Fetched, in_time: Callable[[], bool]) -> None:
+    request = {self._table: {"Keys": [{"pk": {"S": key}} for key in keys], "ConsistentRead": True}}
+    try:
+        answer = self._dynamodb.batch_get_item(RequestItems=request)
+    except Failure:
+        fetched.unread |= set(keys)
+        return
+    rows._sort(answer["Responses"].get(self._table, []), fetched)
+
+
+def _all_is_written(self: Any, user: Any, row: UserRow, encoder: Encoder) -> bool:
+    with suppress(Exception):
+        self._put(user.key, user.stored.version, row)
+    return True
+
+
+def _record_by_record(self: Any) -> list[StreamRecord]:
+    """Each record written by itself, and on past one that failed, as a batch processor does."""
+    failed = []
+    for record in self._records:
+        failed += _real_run(_Batch(self._own, [record], self._ends_s))
+    return failed
+
+
+def _highest_failed(own: update.Updater, event: dict[str, Any], context: Any) -> dict[str, Any]:
+    answer = _real_handle(own, event, context)
+    if answer["batchItemFailures"]:
+        last = event["Records"][-1]["kinesis"]["sequenceNumber"]
+        answer["batchItemFailures"][0]["itemIdentifier"] = last
+    return answer
+
+
+def _acknowledged_anyway(self: Any, poisoned: Any) -> list[StreamRecord]:
+    for pair in poisoned:
+        self._keep(pair)
+    return []
+
+
+def _stop_at_poison(records: Sequence[Mapping[str, Any]]) -> list[StreamRecord]:
+    read = [_real_read(record) for record in records]
+    if any(record.reason for record in read):
+        raise ValueError("a record cannot be read")
+    return read
+
+
+def _any_partition_key(record: Mapping[str, Any]) -> StreamRecord:
+    read = _real_read(record)
+    if "partition key" not in read.reason:
+        return read
+    key, said = decode_record(base64.b64decode(record["kinesis"]["data"]), int(START_S))
+    return replace(read, user_key=key, event=said, reason="")
+
+
+def _newest_first(row: UserRow, records: Sequence[StreamRecord]) -> list[StreamRecord]:
+    return [r for r in records if r.sequence > row.mark(r.shard)][::-1]
+
+
+def _as_it_is(rows: Sequence[UserRow], encoder: Encoder) -> list[UserRow]:
+    return [replace(row, space=encoder.space) for row in rows]
+
+
+def _round_once_a_batch(
+    rows: Sequence[UserRow], steps: Any, encoder: Encoder
+) -> tuple[Sequence[Any], Sequence[Any], int]:
+    """The state is kept in float32 through a batch, and rounded when it is stored."""
+    if not len(steps.kind):
+        return [row.state for row in rows], [row.vector for row in rows], 0
+    table, known = fold._embeddings(steps.items, encoder)
+    at, bounds = np.flatnonzero(known[steps.item]), bounds_within(steps.bounds, known[steps.item])
+    step: Step = STEPS[encoder.space]
+    states, vectors = [], []
+    for row, first, last in zip(rows, bounds[:-1], bounds[1:], strict=True):
+        state, vector = row.state[None].astype(np.float32), row.vector
+        for n in at[first:last]:
+            item = table[steps.item[n : n + 1]]
+            codes = steps.kind[n : n + 1], steps.gap[n : n + 1], steps.value[n : n + 1]
+            state = step.unrounded(state, item, *codes)
+        rounded = state.astype(np.float16)
+        fold._require_finite(rounded, rounded)
+        states.append(rounded[0])
+        vectors.append(step.read(rounded)[0] if last > first else vector)
+    return states, vectors, len(at)
+
+
+def _impressions_move_the_state(
+    rows: Sequence[UserRow], events: Histories, encoder: Encoder
+) -> tuple[list[UserRow], fold.Folded]:
+    return _real_fold(rows, replace(events, kind=np.where(events.kind == 7, 1, events.kind)), encoder)
+
+
+def _without(*names: str) -> Callable[[UserRow], dict[str, object]]:
+    def encode(row: UserRow) -> dict[str, object]:
+        return {k: b"" if k in names else v for k, v in _real_encode(row).items()}
+
+    return encode
+
+
+def _without_last(row: UserRow) -> dict[str, object]:
+    return _real_encode(replace(row, last_s=0))
+
+
+def _quarantine_by_sequence(
+    self: Any, shard: str, sequence: int, record: Mapping[str, Any], reason: str
+) -> None:
+    _real_quarantine(self, "any", sequence % 50, record, reason)
+
+
+_real_quarantine = Quarantine.put
+
+
+def _one_retry() -> tuple[Any, int]:
+    settings, timeout_s = _real_settings()
+    return replace(settings, max_retries=1), timeout_s
+
+
+def _lower_marks(row: UserRow, records: Sequence[StreamRecord]) -> UserRow:
+    """Only the batch's first record is marked."""
+    for record in records[:1]:
+        row = row.with_mark(record.shard, record.sequence)
+    return row
+
+
+def _any_number_stored(row: UserRow) -> dict[str, object]:
+    finite = replace(row, state=np.zeros_like(row.state), vector=np.zeros_like(row.vector))
+    return _real_encode(finite) | {
+        "state": row.state.astype("<f2").tobytes(),
+        "vector": row.vector.astype("<f2").tobytes(),
+    }
+
+
+def _corrupt_is_new(self: Any, keys: Any, in_time: Any = lambda: True) -> Fetched:
+    fetched = _real_get_many(self, keys, in_time)
+    fetched.corrupt.clear()
+    return fetched
+
+
+_real_get_many = Rows.get_many
+
+BUGS: dict[str, Callable[[], list[Bug]]] = {
+    "single high-water mark": lambda: [(UserRow, "mark", _highest_of_any_shard)],
+    "marks compared as text": lambda: [(update, "unread", _unread_by_text)],
+    "no high-water mark": lambda: [(UserRow, "mark", lambda row, shard: -1)],
+    "mark of the first record": lambda: [(update, "marked", _lower_marks)],
+    "no id ring": lambda: [(UserRow, "hashes", property(lambda row: frozenset()))],
+    "ring of two": lambda: [
+        (UserRow, "hashes", property(lambda row: frozenset(e.event for e in row.ring[-2:])))
+    ],
+    "failed condition taken for a duplicate": lambda: [(_Batch, "_put", _conflict_is_done)],
+    "stale row written at the new version": lambda: [(_Batch, "_put", _stale_row_at_the_new_version)],
+    "no condition": lambda: [(Rows, "put", _put_without_condition)],
+    "swallowed error": lambda: [(_Batch, "_write", _all_is_written)],
+    "run-on after a failed record": lambda: [(_Batch, "run", _record_by_record)],
+    "highest failed number returned": lambda: [(update, "handle", _highest_failed)],
+    "acknowledged before quarantine": lambda: [(_Batch, "_put_aside", _acknowledged_anyway)],
+    "poison stops the shard": lambda: [(update, "read_records", _stop_at_poison)],
+    "quarantine keys collide": lambda: [(Quarantine, "put", _quarantine_by_sequence)],
+    "any partition key": lambda: [(batches, "_read", _any_partition_key)],
+    "rounding once a batch": lambda: [(fold, "_advance", _round_once_a_batch)],
+    "state read across spaces": lambda: [(fold, "in_space", _as_it_is)],
+    "a value that is not finite is stored": lambda: [
+        (fold, "_require_finite", lambda state, vector: None),
+        (rows, "encode", _any_number_stored),
+    ],
+    "events newest first": lambda: [(update, "unread", _newest_first)],
+    "impressions move the state": lambda: [(fold, "fold_histories", _impressions_move_the_state)],
+    "unprocessed keys taken for new users": lambda: [(Rows, "_get_batch", _drop_unprocessed)],
+    "a corrupt row taken for a new user": lambda: [(Rows, "get_many", _corrupt_is_new)],
+    "time over and going on": lambda: [(_Batch, "_in_time", lambda batch: True)],
+    "favourites not stored": lambda: [(rows, "encode", _without("fav"))],
+    "impressions not stored": lambda: [(rows, "encode", _without("seen"))],
+    "last time not stored": lambda: [(rows, "encode", _without_last)],
+    "rows that die in a day": lambda: [(rows, "LIFETIME_S", 86_400)],
+    "retry limit that drops events": lambda: [(mapping, "template_settings", _one_retry)],
+}
+
+
+@contextmanager
+def planted(name: str) -> Iterator[None]:
+    """With the bug of this name in the real code."""
+    patches = BUGS[name]()
+    real = [(target, attribute, target.__dict__[attribute]) for target, attribute, _ in patches]
+    try:
+        for target, attribute, bug in patches:
+            setattr(target, attribute, bug)
+        yield
+    finally:
+        for target, attribute, value in real:
+            setattr(target, attribute, value)
+
+
+def killed_by(name: str, seeds: int) -> int | None:
+    """The first seed under `seeds` that goes wrong with this bug; None if none does."""
+    with planted(name):
+        return next((seed for seed in range(seeds) if run(seed).world.violations), None)

@@ -1,6 +1,6 @@
 """What a row must be, said a second time and as plainly as can be: docs/contracts.md, event by event.
 
-Nothing here is imported from the functions, nor do they import this: a mistake in one is not a mistake in both.
+Nothing here is imported from the functions, nor do they import this: a mistake in one is not one in both.
 Only the encoder's step is the same object, for it defines what a state is.
 """
 

@@ -21,7 +21,18 @@ from simulate.world import START_S, World
 
 SECRET = bytes(range(32))
 MAX_RECORD_BYTES = 32_768
-TYPES = ("view", "view", "click", "cart", "purchase", "purchase", "rating", "dismiss", "impression", "impression")
+TYPES = (
+    "view",
+    "view",
+    "click",
+    "cart",
+    "purchase",
+    "purchase",
+    "rating",
+    "dismiss",
+    "impression",
+    "impression",
+)
 VALUES = (None, None, 0, 0.1, 0.125, 0.5, 1, 3.99, 4, 200, 1024, 1e9)
 CORRUPTIONS = (
     ("state", b"odd"),
@@ -113,7 +124,9 @@ def _give_past(shopper: Shopper, rng: Random) -> None:
         for n in range(rng.choice((1, 5, 63, 64, 64)))
     ]
     row.last_s = int(START_S) - rng.choice((0, 1, 3_000, 10**6, -3_000))
-    row.seen = [(item_key(rng.choice(items)), int(START_S) - 100 + n) for n in range(rng.choice((0, 3, 11, 12)))]
+    row.seen = [
+        (item_key(rng.choice(items)), int(START_S) - 100 + n) for n in range(rng.choice((0, 3, 11, 12)))
+    ]
     if len(row.ring) == 64:
         _give_favourites(row, rng)
     # of shards that are long gone
@@ -236,6 +249,10 @@ def poison(rng: Random, user: str) -> tuple[str, bytes]:
             (user, record(key=user[:-1] + "*")),
             (user, record(key=7)),
             ("another key", record()),
+            (user, oversize),
+            (user, oversize),
+            (user, oversize),
+            (user, oversize),
             (user, oversize),
             (user, b"\xf3\x89\x9a\xc2" + record() + b"\0" * 16),
             (user, b"\x1f\x8b\x08" + b"\0" * 60),

@@ -19,4 +19,4 @@ def _nothing(
 def silence() -> None:
     """For the rest of this process."""
     logging.disable(logging.CRITICAL)
-    update.emit = _nothing
+    setattr(update, "emit", _nothing)  # noqa: B010 - mypy: not exported

@@ -138,6 +138,8 @@ class SimulatedLog:
     def read_lane(self, shard: str, lane: int, after: str | None, limit: int) -> Page:
         """At most `limit` records of one lane after a sequence number."""
         of = self.by_id[shard]
+        if not self._world.calm and self._world.rng.random() < 0.3:
+            limit = self._world.rng.randint(1, limit)  # GetRecords may return less than there is
         start = bisect_right(of.sequences[lane], int(after)) if after is not None else 0
         records = of.records[lane][start : start + limit]
         return Page(tuple(records), end=not of.open and start + limit >= len(of.records[lane]))

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from contextlib import suppress
+from functools import partial
+from typing import Any
 
 from botocore.exceptions import ClientError, ConnectionClosedError, ReadTimeoutError
 
@@ -23,7 +25,6 @@ CONDITION = re.compile(r"(attribute_not_exists)\((\w+)\)|(\w+) = (:\w+)")
 SLOW_S = 9.0
 
 Item = dict[str, dict[str, Any]]
-Answer = TypeVar("Answer")
 
 
 def refused(code: str, operation: str) -> ClientError:
@@ -35,9 +36,11 @@ def refused(code: str, operation: str) -> ClientError:
 def unanswered(world: World) -> Exception:
     """No answer came, and nobody knows whether it was done."""
     if world.rng.random() < 0.5:
-        return ConnectionClosedError(endpoint_url="simulated")
+        closed: Exception = ConnectionClosedError(endpoint_url="simulated")
+        return closed
     world.now_s += 2.0
-    return ReadTimeoutError(endpoint_url="simulated")
+    late: Exception = ReadTimeoutError(endpoint_url="simulated")
+    return late
 
 
 class Table:
@@ -48,6 +51,7 @@ class Table:
         self.items: dict[str, Item] = {}
         self.moves: dict[str, list[Item]] = {}  # every state of each row that was, in order
         self._wids: set[bytes] = set()
+        self._late: dict[str, list[Callable[[], object]]] = {}  # writes that may land yet, by key
 
     def put_item(
         self,
@@ -78,7 +82,7 @@ class Table:
             self._world.note("put", key, Item["v"]["N"])
             return {}
 
-        return self._faulty_write(write)
+        return self._faulty_write(key, write)
 
     def get_item(self, *, TableName: str, Key: Any, ConsistentRead: bool = False) -> dict[str, Any]:
         """Read an item."""
@@ -125,7 +129,7 @@ class Table:
             world.now_s += SLOW_S * world.rng.random()
         return fault
 
-    def _faulty_write(self, write: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    def _faulty_write(self, key: str, write: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         world = self._world
         world.pause()
         if world.now_s < world.outage_ends_s:
@@ -138,7 +142,8 @@ class Table:
         if fault in ("crash before call", "crash before write"):
             world.crash()
         if fault == "late write":
-            world.later(lambda: _quietly(write))
+            self._late.setdefault(key, []).append(write)
+            world.later(lambda: self._land(key, write))
         if fault in ("lost answer", "sdk retry", "crash after write"):
             _quietly(write)
         if fault == "crash after write":
@@ -201,6 +206,16 @@ class Table:
     def _told(self, keys: list[str]) -> None:
         if self._world.invocations:
             self._world.invocations[-1].read.update(keys)
+        for key in keys:
+            for write in self._late.get(key, ()):  # the worst moment is right after somebody has read
+                if self._world.rng.random() < 0.5:
+                    self._world.later(partial(self._land, key, write), within_s=0.0)
+
+    def _land(self, key: str, write: Callable[[], object]) -> None:
+        """Let a late write arrive, once."""
+        if write in self._late.get(key, ()):
+            self._late[key].remove(write)
+            _quietly(write)
 
     def _named(self, table: str) -> None:
         if table != TABLE:
@@ -213,10 +228,8 @@ class Table:
 
 def _quietly(write: Callable[[], object]) -> None:
     """What nobody hears the answer of."""
-    try:
+    with suppress(ClientError):
         write()
-    except ClientError:
-        pass
 
 
 def _size(value: Mapping[str, Any]) -> int:

@@ -32,6 +32,7 @@ POINTER_FAULTS = {"pointer unread": 60}
 # Faults that a history's plan brings.
 PLANNED_FAULTS = (
     "checkpoint rewind",
+    "poller takeover",
     "duplicate",
     "split",
     "merge",
@@ -92,12 +93,16 @@ class World:
     trace: list[tuple[object, ...]] = field(default_factory=list)
     invocations: list[Invocation] = field(default_factory=list)
     elsewhere: Callable[[], None] = lambda: None  # something else's turn, in the middle of a call
+    _beside: bool = False
+    _sent: int = 0
     _late: list[tuple[float, int, Callable[[], None]]] = field(default_factory=list)
     _weather: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.rng = Random(self.seed)
-        self._weather = {name: rate * self.rng.choice((0, 0.5, 1, 3)) / 1000 for name, rate in CHANCES.items()}
+        self._weather = {
+            name: rate * self.rng.choice((0, 0.5, 1, 3)) / 1000 for name, rate in CHANCES.items()
+        }
 
     def wrong(self, what: str) -> None:
         """Something is as it must never be."""
@@ -129,12 +134,18 @@ class World:
         """A point where the function waits: time passes, late writes land, others have their turn."""
         self.now_s += 0.001 + 0.02 * self.rng.random()
         self.land()
-        if not self.calm and len(self.invocations) == 1 and self.rng.random() < 0.06:
-            before_s = self.now_s
-            self.elsewhere()
-            # the other one ran beside, not before: this one has lost no time by it
-            self.invocations[0].ends_s += self.now_s - before_s
+        if not self.calm and self.invocations and not self._beside and self.rng.random() < 0.06:
+            self._run_beside()
         self.require_alive()
+
+    def _run_beside(self) -> None:
+        """Another's turn. It runs beside, not before: whoever waits here loses no time by it."""
+        waiting, before_s = self.invocations, self.now_s
+        self._beside, self.invocations = True, []
+        self.elsewhere()
+        self._beside, self.invocations = False, waiting
+        for invocation in waiting:
+            invocation.ends_s += self.now_s - before_s
 
     def require_alive(self) -> None:
         """Raises Crash where the environment at work has none left to run in."""
@@ -158,10 +169,11 @@ class World:
         self.now_s += seconds
         self.require_alive()
 
-    def later(self, act: Callable[[], None]) -> None:
+    def later(self, act: Callable[[], None], within_s: float = 60.0) -> None:
         """A request that its sender has given up, on its way still."""
-        due_s = self.now_s + self.rng.choice((0.01, 0.5, 5.0, 60.0))
-        heappush(self._late, (due_s, len(self.trace), act))
+        due_s = self.now_s + within_s * self.rng.choice((0.001, 0.01, 0.1, 1.0))
+        self._sent += 1
+        heappush(self._late, (due_s, self._sent, act))
 
     def land(self) -> None:
         """Let arrive what is due by now."""

@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from bench.ranks import estimate, gains, hits, rank_by_dot_product, rank_by_scores
-from export.score import ZERO_POINT, quantize
+from export.score import quantize
 from functions.core.features import Vocabulary, item_features
 from functions.core.fold import in_space
+from functions.core.scorer import ZERO_POINT
 from functions.core.user_row import Float16, UserRow
 from train.baselines import Baseline, Markov, Popularity
 from train.checkpoint import load

@@ -12,16 +12,20 @@ from pathlib import Path
 
 import numpy as np
 
-from export.bundle import finish, read_source, write_files
-from export.handover import read_held_out
+from export.bundle import Source, finish, read_source, write_files
+from export.handover import HeldOut, read_held_out
 from export.score import NotFinite
+from export.scorers import QUERIES, Chosen, choose
 from export.towers import UnsafeModel
 from export.verify import Proof, prove, table
 from functions.core.bundle import verify
+from functions.core.engine import cpu
 from functions.core.errors import VitrineError
 from functions.core.served import open_bundle
 from functions.core.slots import DEFAULT_SLOTS, load_slots
+from functions.core.user_row import Float16
 from train.checkpoint import BadCheckpoint, load
+from train.evaluate import user_rows
 
 POINTER = "pointer.json"
 MAX_NDCG_LOSS = 0.005
@@ -74,25 +78,37 @@ def publish(checkpoint: Path, out: Path, slots: Path | None, max_loss: float) ->
     towers, meta = load(checkpoint)
     source = read_source(checkpoint, towers, meta)
     held = read_held_out(checkpoint, meta.item_ids)
-    chosen = load_slots(slots) if slots else dict(DEFAULT_SLOTS)
+    shown = load_slots(slots) if slots else dict(DEFAULT_SLOTS)
     out.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=out))
     try:
-        write_files(source, chosen, partial)
+        write_files(source, shown, partial)
         finish(source, partial, {})  # openable, so that what is proven is what will be served
-        served = open_bundle(partial)
         embeddings = np.fromfile(partial / "embeddings.f16", "<f2").reshape(source.items, -1)
+        chosen = _choose_scorer(source, partial, embeddings, held)
+        served = open_bundle(partial)
         proof = prove(source, served, embeddings, held, max_loss)
         served.close()
         print(table(proof), flush=True)
         if proof.failures:
             raise Unproven("\n".join(f"  {failure}" for failure in proof.failures))
-        name = finish(source, partial, proof.quantization)
+        name = finish(source, partial, proof.quantization, chosen.scorer)
         _move(partial, out / name, name)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     _write_pointer(out, name)
-    return _report(out, name, proof)
+    return _report(out, name, proof, chosen)
+
+
+def _choose_scorer(source: Source, partial: Path, embeddings: Float16, held: HeldOut) -> Chosen:
+    """By the vectors of held-out users; the bundle in `partial` then has the files that the choice needs."""
+    opened = open_bundle(partial)
+    rows = user_rows(held.log, list(range(min(QUERIES, len(held.targets)))), opened.encoder)
+    opened.close()
+    vectors = np.stack([row.vector for row in rows]) if rows else embeddings[:0]
+    chosen = choose(partial, embeddings[: source.products.showable], vectors)
+    finish(source, partial, {}, chosen.scorer)
+    return chosen
 
 
 def _move(partial: Path, place: Path, name: str) -> None:
@@ -111,7 +127,7 @@ def _write_pointer(out: Path, name: str) -> None:
     os.replace(partial, out / POINTER)
 
 
-def _report(out: Path, name: str, proof: Proof) -> dict[str, object]:
+def _report(out: Path, name: str, proof: Proof, chosen: Chosen) -> dict[str, object]:
     """What was published; times are no part of the bundle, whose name is a hash."""
     manifest = verify(out / name, name)
     report: dict[str, object] = {
@@ -120,6 +136,7 @@ def _report(out: Path, name: str, proof: Proof) -> dict[str, object]:
         "bytes": sum(entry.bytes for entry in manifest.files.values()),
         **proof.quantization,
         "microseconds": proof.microseconds,
+        "scorer": {**chosen.scorer, "microseconds": chosen.microseconds, "recall@10": chosen.recall, **cpu()},
     }
     (out / f"{name}.report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return report

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from export.handover import Products, read_popularity, read_products
-from export.score import quantize, write_score_graph
+from export.scorers import NBITS, write_scorer
 from export.towers import check_model, export_item_tower, export_user_tower
 from functions.core.bundle import Manifest, describe, state_space, write_manifest
 from functions.core.catalogue import write_catalogue
@@ -64,10 +64,7 @@ def write_files(source: Source, slots: Mapping[str, Slot], out: Path) -> None:
     embeddings = embed(out / "item_tower.onnx", source.products.features)
     embeddings.astype("<f2").tofile(out / "embeddings.f16")
     showable = source.products.showable
-    codes, scales = quantize(embeddings[:showable])
-    codes.tofile(out / "codes.u8")
-    scales.astype("<f4").tofile(out / "scales.f32")
-    write_score_graph(out / "score.onnx", showable, source.towers.shape.dim)
+    write_scorer(out, embeddings[:showable], NBITS)
     source.towers.context.table.detach().numpy().astype("<f2").tofile(out / TABLE)
     write_catalogue(out / "catalogue.sqlite", source.products.shown)
     _write_json(out / "fallback.json", fallback(source))
@@ -75,7 +72,12 @@ def write_files(source: Source, slots: Mapping[str, Slot], out: Path) -> None:
     _write_json(out / "vocabulary.json", source.meta.vocabulary)
 
 
-def finish(source: Source, out: Path, quantization: Mapping[str, object]) -> str:
+def finish(
+    source: Source,
+    out: Path,
+    quantization: Mapping[str, object],
+    scorer: Mapping[str, object] = NBITS,
+) -> str:
     """Write the manifest, with golden vectors of the files as they are; returns the bundle's id."""
     shape = source.towers.shape
     embeddings = np.fromfile(out / "embeddings.f16", "<f2").reshape(-1, shape.dim)
@@ -94,6 +96,7 @@ def finish(source: Source, out: Path, quantization: Mapping[str, object]) -> str
         quantization=dict(quantization),
         golden=golden(step, embeddings, histories, shape.state_width),
         repeats=asdict(source.meta.repeats),
+        scorer=scorer,
     )
     return write_manifest(out, manifest)
 

@@ -1,4 +1,4 @@
-"""The int8 table and the stub of a graph that scans it."""
+"""The int8 tables and the stubs of graphs that scan them."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from export.towers import OPSET
-from functions.core.scorer import blocks
+from functions.core.scorer import ZERO_POINT, blocks
 
-ZERO_POINT = 128
 IR_VERSION = 10
 # int8 products; unlike MatMulInteger it keeps its recall on CPUs without VNNI (docs/decisions.md)
 ACCURACY_LEVEL = 4
+SEVEN_BITS = 63
 
 
 class NotFinite(ValueError):
@@ -40,8 +40,19 @@ def quantize(embeddings: NDArray[np.float16]) -> tuple[NDArray[np.uint8], NDArra
     return codes.astype(np.uint8), scales
 
 
+def quantize_columns(embeddings: NDArray[np.float16]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """[M, d] → codes [d, M] int8, scales [M], for MatMulInteger.
+
+    Codes are -63..63: products of two full bytes, added in pairs, saturate where a CPU has no VNNI.
+    """
+    wide = embeddings.astype(np.float32)
+    largest = np.abs(wide).max(1)
+    scales = np.where(largest > 0, largest / SEVEN_BITS, 1).astype(np.float32)
+    return np.ascontiguousarray(np.rint(wide / scales[:, None]).astype(np.int8).T), scales
+
+
 def write_score_graph(path: Path, showable: int, dim: int) -> None:
-    """`vector` float32 [1, d], `count` int64 [1] → `rows` int64 [1, count], best first.
+    """`vector` float32 [1, d] → `scores` float32 [1, showable], by MatMulNBits.
 
     Codes and scales are external initializers, which the runtime is handed when it opens the graph: the graph
     stays a kilobyte, and the arrays stay files that can be mapped.
@@ -58,16 +69,32 @@ def write_score_graph(path: Path, showable: int, dim: int) -> None:
         block_size=block,
         accuracy_level=ACCURACY_LEVEL,
     )
-    best = helper.make_node("TopK", ["scores", "count"], ["top", "rows"], axis=1, largest=1, sorted=1)
+    codes = _handed_over("codes", TensorProto.UINT8, [showable, count, block])
+    _write_graph(path, [scan], codes, showable * count, (dim, showable))
+
+
+def write_column_graph(path: Path, showable: int, dim: int) -> None:
+    """The same by MatMulInteger; scores lack the vector's scale, which is one factor for all of them."""
+    nodes = [
+        helper.make_node("DynamicQuantizeLinear", ["vector"], ["query", "query_scale", "query_zero"]),
+        helper.make_node("MatMulInteger", ["query", "codes", "query_zero"], ["products"]),
+        helper.make_node("Cast", ["products"], ["wide"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["wide", "scales"], ["scores"]),
+    ]
+    codes = _handed_over("codes", TensorProto.INT8, [dim, showable])
+    _write_graph(path, nodes, codes, showable, (dim, showable))
+
+
+def _write_graph(
+    path: Path, nodes: list[onnx.NodeProto], codes: onnx.TensorProto, scales: int, shape: tuple[int, int]
+) -> None:
+    dim, showable = shape
     graph = helper.make_graph(
-        [scan, best],
+        nodes,
         "score",
-        [_tensor("vector", TensorProto.FLOAT, [1, dim]), _tensor("count", TensorProto.INT64, [1])],
-        [_tensor("rows", TensorProto.INT64, [1, None])],
-        initializer=[
-            _handed_over("codes", TensorProto.UINT8, [showable, count, block]),
-            _handed_over("scales", TensorProto.FLOAT, [showable * count]),
-        ],
+        [_tensor("vector", TensorProto.FLOAT, [1, dim])],
+        [_tensor("scores", TensorProto.FLOAT, [1, showable])],
+        initializer=[codes, _handed_over("scales", TensorProto.FLOAT, [scales])],
     )
     opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid("com.microsoft", 1)]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)

@@ -17,6 +17,7 @@ from botocore.exceptions import HTTPClientError, IncompleteReadError
 from functions.aws.clients import Failure, client, error_code, unavailable
 from functions.aws.telemetry import logger
 from functions.core.bundle import MANIFEST, MAX_MANIFEST_BYTES, bundle_id, parse_manifest
+from functions.core.engine import cpu
 from functions.core.errors import CorruptBundle, Unavailable
 from functions.core.served import ServedBundle, open_bundle
 
@@ -50,6 +51,7 @@ class Bundles:
         self._partial: Path | None = None
         self._lock = threading.Lock()
         self.current: ServedBundle | None = None
+        logger.info("environment starts", extra=cpu())  # once: what it scores with depends on it
 
     def refresh(self) -> bool:
         """Follow the pointer; whether the bundle that it names is the one in memory. Never raises."""

@@ -13,15 +13,16 @@ from pathlib import Path
 
 from functions.core.errors import CorruptBundle
 
-SCHEMA = 2
+SCHEMA = 3
 MANIFEST = "manifest.json"
 FILES = (
     "user_tower.onnx",
     "item_tower.onnx",
     "score.onnx",  # a stub: codes and scales are handed to it when it is opened
     "embeddings.f16",  # [N, d] little-endian float16: what the fold is fed and what rescoring reads
-    "codes.u8",  # [M, blocks, block] uint8: int8 codes + 128, the form that MatMulNBits reads
-    "scales.f32",  # [M, blocks] little-endian float32
+    "codes.u8",  # [M, blocks, block] uint8: int8 codes + 128; [d, M] int8 for the scorer "integer"
+    "scales.f32",  # [M, blocks] little-endian float32; [M] for "integer"
+    "lists.bin",  # functions.core.index.Lists for the scorer "index"; else it says so
     "context.f16",  # [R, d] little-endian float16: functions.core.context
     "catalogue.sqlite",
     "fallback.json",
@@ -54,6 +55,7 @@ class Manifest:
     quantization: Mapping[str, object] = field(default_factory=dict)
     golden: Mapping[str, object] = field(default_factory=dict)
     repeats: Mapping[str, object] = field(default_factory=dict)  # functions.core.repeats.Repeats
+    scorer: Mapping[str, object] = field(default_factory=lambda: {"kind": "nbits"})  # functions.core.engine
     schema: int = SCHEMA
 
     def to_json(self) -> bytes:

@@ -85,19 +85,27 @@ class OnnxItemTower:
 
 
 class OnnxScan:
-    """The exported int8 scan: a user vector → the rows with the largest approximate dot products.
+    """The exported scan of int8 codes: a user vector → approximate scores of all rows.
 
     The graph is a stub of a kilobyte; codes and scales are handed over as they lie in the bundle's files.
     """
 
-    def __init__(self, model: Path, codes: NDArray[np.uint8], scales: NDArray[np.float32]) -> None:
+    def __init__(self, model: Path, codes: NDArray[Any], scales: NDArray[np.float32]) -> None:
         self._initializers = [ort.OrtValue.ortvalue_from_numpy(a) for a in (codes, scales)]
         options = session_options()
         options.add_external_initializers(["codes", "scales"], self._initializers)
         self._session = ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+        self.rows: int = self._session.get_outputs()[0].shape[1]
+        self._vector = np.zeros(self._session.get_inputs()[0].shape, np.float32)
+        self._binding = self._session.io_binding()
+        vector = self._vector
+        self._binding.bind_input("vector", "cpu", 0, np.float32, vector.shape, vector.ctypes.data)
+        self._bound: NDArray[np.float32] | None = None
 
-    def __call__(self, vector: NDArray[np.float32], count: int) -> NDArray[np.int64]:
-        """vector [d], count ≤ N → rows [count], best first."""
-        inputs = {"vector": vector[None], "count": np.array([count], np.int64)}
-        rows: NDArray[np.int64] = self._session.run(["rows"], inputs)[0][0]
-        return rows
+    def __call__(self, vector: NDArray[np.float32], out: NDArray[np.float32]) -> None:
+        """vector [d] → out [M]; one caller at a time."""
+        if self._bound is None or out.ctypes.data != self._bound.ctypes.data:
+            self._bound = out  # written to as long as it is bound
+            self._binding.bind_output("scores", "cpu", 0, np.float32, (1, self.rows), out.ctypes.data)
+        np.copyto(self._vector[0], vector)
+        self._session.run_with_iobinding(self._binding)

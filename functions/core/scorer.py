@@ -1,16 +1,26 @@
-"""The best items for a user vector: a scan of int8 codes, then an exact look at the best of them."""
+"""The best items for a user vector: a search among int8 codes, then an exact look at the best of them."""
 
 from __future__ import annotations
+
+import math
+import threading
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from functions.core.runtime import OnnxScan
+from functions.core.errors import VitrineError
+from functions.core.selection import Rows, best_rows, buffer
 from functions.core.user_row import Float16
 
-RESCORED = 4  # candidates looked at exactly, for each one that is asked for
+RESCORED = 2  # candidates looked at exactly, for each one that is asked for
 FEWEST = 40
-Top = tuple[NDArray[np.int64], NDArray[np.float32]]
+ZERO_POINT = 128  # of codes as MatMulNBits reads them: int8 + 128
+FLOAT32 = (
+    np.arange(2**16, dtype=np.uint16).view(np.float16).astype(np.float32)
+)  # of all float16, by their bits
+Mask = NDArray[np.float32]  # [M] in the order of the codes: 0 where a row may be shown, -inf where not
+Top = tuple[Rows, NDArray[np.float32]]
 
 
 def blocks(dim: int) -> tuple[int, int]:
@@ -22,26 +32,82 @@ def blocks(dim: int) -> tuple[int, int]:
     return -(-dim // block), block
 
 
+class Search(Protocol):
+    """Finds rows whose dot product with a vector is among the largest, by codes."""
+
+    def __call__(self, vector: NDArray[np.float32], count: int, mask: Mask | None) -> Rows:
+        """vector [d] → `count` rows in any order, fewer where the mask lets no more through."""
+        ...
+
+    def mask(self, eligible: NDArray[np.bool_]) -> Mask:
+        """The additive mask of [M] rows that may be shown; worth keeping for as long as they may."""
+        ...
+
+
+class Scan(Protocol):
+    """Approximate scores of all rows, up to one positive factor."""
+
+    rows: int
+
+    def __call__(self, vector: NDArray[np.float32], out: NDArray[np.float32]) -> None:
+        """vector [d] → out [M]; `out` is C-contiguous and one thread's."""
+        ...
+
+
+class WholeScan:
+    """A Search that scores every row; its scores lie in one buffer, so it takes one caller at a time."""
+
+    def __init__(self, scan: Scan) -> None:
+        self._scan, self._scores, self._lock = scan, buffer(scan.rows), threading.Lock()
+
+    def __call__(self, vector: NDArray[np.float32], count: int, mask: Mask | None) -> Rows:
+        rows = self._scan.rows
+        with self._lock:
+            self._scan(vector, self._scores[:rows])
+            if mask is not None:
+                self._scores[:rows] += mask
+            return best_rows(self._scores, rows, count)
+
+    def mask(self, eligible: NDArray[np.bool_]) -> Mask:
+        return additive(eligible)
+
+
+def additive(eligible: NDArray[np.bool_]) -> Mask:
+    """0 where eligible, -inf where not."""
+    return np.where(eligible, np.float32(0), np.float32(-np.inf))
+
+
 class Scorer:
     """Top-k by dot product over the showable items of one bundle."""
 
-    def __init__(self, scan: OnnxScan, embeddings: Float16, showable: int) -> None:
+    def __init__(self, search: Search, embeddings: Float16, showable: int) -> None:
         """embeddings [N, d]; only the first `showable` rows are ever proposed."""
-        self._scan = scan
-        self._embeddings = embeddings
+        self._search = search
+        self._bits = np.asarray(embeddings).view(np.uint16)
         self._showable = showable
 
-    def scores(self, vector: NDArray[np.floating], rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    def scores(self, vector: NDArray[np.floating], rows: Rows) -> NDArray[np.float32]:
         """Exact dot products of these rows, [n], float32."""
-        exact: NDArray[np.float32] = self._embeddings[rows].astype(np.float32) @ vector.astype(np.float32)
+        exact: NDArray[np.float32] = FLOAT32.take(self._bits.take(rows, 0)) @ vector.astype(np.float32)
         return exact
 
-    def top(self, vector: NDArray[np.floating], k: int) -> Top:
-        """At most k rows and their scores, best first, ties to the lower row; vector [d]."""
-        count = min(max(RESCORED * k, FEWEST), self._showable)
-        if k <= 0 or count == 0:
+    def mask(self, eligible: NDArray[np.bool_]) -> Mask:
+        """What `top` takes as `mask`, of [showable] rows that may be shown."""
+        if eligible.shape != (self._showable,):
+            raise VitrineError(f"eligible {eligible.shape}; expected [{self._showable}], one for each row")
+        return self._search.mask(eligible)
+
+    def top(self, vector: NDArray[np.floating], k: int, mask: Mask | None = None) -> Top:
+        """At most k rows and their scores, best first, ties to the lower row; vector [d].
+
+        Raises VitrineError for a vector that is not finite.
+        """
+        query = vector.astype(np.float32)
+        if not math.isfinite(query.dot(query)):
+            raise VitrineError(f"vector {vector}; expected finite numbers (top k)")
+        if k <= 0 or self._showable == 0:
             return np.zeros(0, np.int64), np.zeros(0, np.float32)
-        rows = self._scan(vector.astype(np.float32), count)
-        scores = self.scores(vector, rows)
+        rows = self._search(query, min(max(RESCORED * k, FEWEST), self._showable), mask)
+        scores = self.scores(query, rows)
         order = np.lexsort((rows, -scores))[:k]
         return rows[order], scores[order]

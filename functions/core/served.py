@@ -16,11 +16,11 @@ from functions.core.bundle import MANIFEST, Manifest, bundle_id, verify
 from functions.core.bundle import state_space as space_of
 from functions.core.catalogue import Catalogue
 from functions.core.context import Context, read_context
+from functions.core.engine import mapped, open_search, open_step
 from functions.core.errors import CorruptBundle
 from functions.core.fold import Encoder, Step
 from functions.core.repeats import Own, Repeats
-from functions.core.runtime import OnnxScan, OnnxStep
-from functions.core.scorer import Scorer, blocks
+from functions.core.scorer import Scorer
 from functions.core.slots import Slot, load_slots
 from functions.core.user_row import Float16, UserRow
 
@@ -107,7 +107,7 @@ def open_bundle(directory: Path, expected_id: str | None = None) -> ServedBundle
     """Verify every byte, open, and check the golden vectors; raises CorruptBundle naming file and reason."""
     manifest = verify(directory, expected_id)
     _check_space(directory, manifest)
-    embeddings = _array(directory, "embeddings.f16", "<f2", (manifest.items, manifest.dim))
+    embeddings = mapped(directory, "embeddings.f16", "<f2", (manifest.items, manifest.dim))
     catalogue = Catalogue(directory / "catalogue.sqlite")
     if not 0 < manifest.showable <= manifest.items == len(catalogue):
         raise CorruptBundle(
@@ -124,7 +124,11 @@ def open_bundle(directory: Path, expected_id: str | None = None) -> ServedBundle
         catalogue=catalogue,
         slots=load_slots(directory / "slots.json"),
         repeats=Repeats(**manifest.repeats),  # type: ignore[arg-type]
-        scorer=Scorer(_scan(directory, manifest), embeddings, manifest.showable),
+        scorer=Scorer(
+            open_search(directory, manifest.scorer, manifest.showable, manifest.dim),
+            embeddings,
+            manifest.showable,
+        ),
         fallback=_fallback(directory / "fallback.json", manifest.showable),
         context=read_context(directory, manifest.dim),
     )
@@ -176,10 +180,10 @@ def _check_space(directory: Path, manifest: Manifest) -> None:
         raise CorruptBundle(f"{directory}: state space {space}; expected {manifest.state_space}")
 
 
-def _step(directory: Path, manifest: Manifest) -> OnnxStep:
+def _step(directory: Path, manifest: Manifest) -> Any:
     path = directory / "user_tower.onnx"
     try:
-        step = OnnxStep(path)
+        step = open_step(path)
     except Exception as error:  # ONNX Runtime's errors share no base class
         raise CorruptBundle(f"{path}: {error}") from error
     if (step.state_width, step.dim) != (manifest.state_width, manifest.dim):
@@ -188,24 +192,6 @@ def _step(directory: Path, manifest: Manifest) -> OnnxStep:
             f"expected {manifest.state_width}, {manifest.dim} (manifest)"
         )
     return step
-
-
-def _scan(directory: Path, manifest: Manifest) -> OnnxScan:
-    count, block = blocks(manifest.dim)
-    codes = _array(directory, "codes.u8", "u1", (manifest.showable, count, block))
-    scales = _array(directory, "scales.f32", "<f4", (manifest.showable * count,))
-    try:
-        return OnnxScan(directory / "score.onnx", codes, scales)
-    except Exception as error:  # as above
-        raise CorruptBundle(f"{directory / 'score.onnx'}: {error}") from error
-
-
-def _array(directory: Path, name: str, kind: str, shape: tuple[int, ...]) -> NDArray[Any]:
-    path = directory / name
-    wanted = int(np.prod(shape)) * np.dtype(kind).itemsize
-    if path.stat().st_size != wanted:
-        raise CorruptBundle(f"{path}: {path.stat().st_size} bytes; expected {wanted} for {shape}")
-    return np.memmap(path, kind, "r", shape=shape)
 
 
 def _fallback(path: Path, showable: int) -> dict[str, Any]:

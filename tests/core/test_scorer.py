@@ -7,17 +7,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from functions.core.engine import KINDS, open_search
+from functions.core.errors import CorruptBundle, VitrineError
+from functions.core.index import read_lists
 from functions.core.ranking import top_k_numpy
-from functions.core.runtime import OnnxScan
 from functions.core.scorer import Scorer, blocks
 
 export_score = pytest.importorskip("export.score", reason="the exporter is not in this environment")
+scorers = pytest.importorskip("export.scorers", reason="the exporter is not in this environment")
+build_lists = pytest.importorskip(
+    "export.lists", reason="the exporter is not in this environment"
+).build_lists
 
 
 def scorer(table: np.ndarray, folder: Path) -> Scorer:
-    codes, scales = export_score.quantize(table)
-    export_score.write_score_graph(folder / "score.onnx", *table.shape)
-    return Scorer(OnnxScan(folder / "score.onnx", codes, scales.ravel()), table, len(table))
+    scorers.write_scorer(folder, table, scorers.NBITS)
+    return Scorer(open_search(folder, scorers.NBITS, *table.shape), table, len(table))
 
 
 @pytest.mark.parametrize(
@@ -62,3 +67,162 @@ def test_a_number_that_is_not_finite_is_refused_by_row(bad: float) -> None:
     table[2, 5] = bad
     with pytest.raises(export_score.NotFinite, match="item row 2"):
         export_score.quantize(table)
+
+
+def clustered(seed: int, items: int, dim: int) -> tuple[np.ndarray, np.ndarray]:
+    """Items around a few centres, and 20 vectors near them, float16."""
+    rng = np.random.default_rng(seed)
+    centres = rng.normal(size=(max(items // 50, 1), dim))
+    near = [centres[rng.integers(0, len(centres), n)] + 0.4 * rng.normal(size=(n, dim)) for n in (items, 20)]
+    return near[0].astype(np.float16), near[1].astype(np.float16)
+
+
+def of_kind(kind: str, table: np.ndarray, folder: Path, engine: str = "onnxruntime") -> Scorer:
+    """A scorer over `table`; an index reads an eighth of its lists."""
+    lists = build_lists(table) if kind == "index" else None
+    named: dict[str, object] = {"kind": kind}
+    if lists is not None:
+        named |= {"lists": len(lists.centroids), "probes": -(-len(lists.centroids) // 8)}
+    scorers.write_scorer(folder, table, named, lists)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("functions.core.engine.ENGINE", engine)
+        return Scorer(open_search(folder, named, *table.shape), table, len(table))
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "numpy"])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dim", [20, 64, 96])
+def test_every_kind_on_either_engine_finds_the_same_rows(
+    kind: str, engine: str, dim: int, tmp_path: Path
+) -> None:
+    table, vectors = clustered(3, 5_000, dim)
+    made = of_kind(kind, table, tmp_path, engine)
+    assert scorers.recall_at(made, vectors, table) >= 0.99
+    (plain := tmp_path / "plain").mkdir()
+    reference = of_kind("nbits", table, plain)
+    same = [np.array_equal(made.top(v, 10)[0], reference.top(v, 10)[0]) for v in vectors]
+    assert sum(same) >= len(vectors) - 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("eligible", [0.0, 0.01, 0.5, 1.0])
+def test_a_mask_leaves_the_best_of_what_is_eligible(kind: str, eligible: float, tmp_path: Path) -> None:
+    table, vectors = clustered(4, 3_000, 32)
+    made = of_kind(kind, table, tmp_path)
+    shown = np.random.default_rng(1).random(len(table)) < eligible
+    mask = made.mask(shown)
+    found = wanted = 0
+    for vector in vectors:
+        rows, scores = made.top(vector, 10, mask)
+        assert shown[rows].all() and len(rows) == min(10, shown.sum()) and (np.diff(scores) <= 0).all()
+        exact, _ = top_k_numpy(vector, table[shown], 10)
+        found += len(np.intersect1d(rows, np.flatnonzero(shown)[exact]))
+        wanted += len(exact)
+    assert found >= 0.98 * wanted
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("engine", ["onnxruntime", "numpy"])
+@pytest.mark.parametrize(("items", "k"), [(1, 1), (1, 5), (2, 10), (17, 16), (17, 100)])
+def test_few_items_and_more_asked_for_than_there_are(
+    kind: str, engine: str, items: int, k: int, tmp_path: Path
+) -> None:
+    table, vectors = clustered(5, items, 17)  # no block divides 17
+    rows, scores = of_kind(kind, table, tmp_path, engine).top(vectors[0], k)
+    exact, expected = top_k_numpy(vectors[0], table, k)
+    assert rows.tolist() == exact.tolist()
+    np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_equal_items_and_a_zero_vector_give_rows_once_each(kind: str, tmp_path: Path) -> None:
+    table = np.repeat(clustered(6, 40, 16)[0], 25, axis=0)
+    made = of_kind(kind, table, tmp_path)
+    for vector in (np.zeros(16, np.float16), table[0]):
+        rows, _ = made.top(vector, 30)
+        assert len(set(rows.tolist())) == 30
+    if kind != "index":  # its ties are settled in the order of the lists that were read
+        assert made.top(np.zeros(16, np.float16), 5)[0].tolist() == [0, 1, 2, 3, 4]
+
+
+def test_no_items_no_rows() -> None:
+    nothing = Scorer(lambda vector, count, mask: 1 / 0, np.zeros((0, 16), np.float16), 0)  # type: ignore[arg-type]
+    assert nothing.top(np.ones(16, np.float16), 3)[0].tolist() == []
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_vector_that_is_not_finite_is_refused(bad: float, tmp_path: Path) -> None:
+    table, vectors = clustered(7, 100, 16)
+    vectors[0, 3] = bad
+    with pytest.raises(VitrineError, match="finite"):
+        of_kind("nbits", table, tmp_path).top(vectors[0], 3)
+
+
+def test_a_mask_of_another_length_is_refused(tmp_path: Path) -> None:
+    table, _ = clustered(8, 100, 16)
+    with pytest.raises(VitrineError, match="100"):
+        of_kind("nbits", table, tmp_path).mask(np.ones(99, bool))
+
+
+@pytest.mark.parametrize(
+    ("named", "said"),
+    [
+        ({"kind": "annoy"}, "annoy"),
+        ({}, "None"),
+        ({"kind": "index", "lists": 4, "probes": 5}, "5 of 4"),
+        ({"kind": "index", "lists": 4, "probes": 1}, "lists.bin"),
+        ({"kind": "integer"}, "scales.f32|score.onnx|codes.u8"),
+    ],
+)
+def test_a_scorer_that_does_not_fit_its_files_is_refused(
+    named: dict[str, object], said: str, tmp_path: Path
+) -> None:
+    table, _ = clustered(9, 100, 96)
+    of_kind("nbits", table, tmp_path)
+    with pytest.raises(CorruptBundle, match=said):
+        open_search(tmp_path, named, *table.shape)
+
+
+def test_lists_with_rows_that_are_not_there_are_refused() -> None:
+    sound = build_lists(clustered(10, 300, 16)[0])
+    count = len(sound.centroids)
+    data = np.frombuffer(sound.to_bytes(), np.uint8)
+    assert np.array_equal(read_lists(data, 300, count, 16).rows, sound.rows)
+    for at, value in ((0, 300), (1, -1), (300, 1), (300 + count, 299), (301, 301)):
+        wrong = data.copy().view("<i4")
+        wrong[at] = value
+        with pytest.raises(CorruptBundle, match=r"lists\.bin"):
+            read_lists(wrong.view(np.uint8), 300, count, 16)
+
+
+def test_the_choice_is_made_by_time_among_what_finds_enough(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    table, vectors = clustered(11, 2_000, 32)
+    of_kind("nbits", table, tmp_path)
+    assert scorers.choose(tmp_path, table, vectors).scorer == {"kind": "nbits"}  # too few to be timed
+    monkeypatch.setattr(scorers, "CHOSEN_FROM", 1)
+    monkeypatch.setattr(scorers, "INDEXED_FROM", 1)
+    for times, expected in (
+        ({"nbits": 100.0, "integer": 95.0, "index": 90.0}, "nbits"),
+        ({"nbits": 100.0, "integer": 80.0, "index": 50.0}, "integer"),
+        ({"nbits": 3000.0, "integer": 2000.0, "index": 900.0}, "index"),
+    ):
+        folder = tmp_path / expected
+        folder.mkdir()
+        of_kind("nbits", table, folder)
+        monkeypatch.setattr(scorers, "microseconds", lambda made, asked, times=times: times)
+        chosen = scorers.choose(folder, table, vectors)
+        assert chosen.scorer["kind"] == expected
+        served = Scorer(open_search(folder, chosen.scorer, *table.shape), table, len(table))
+        assert scorers.recall_at(served, vectors, table) >= 0.99
+
+
+def test_what_does_not_find_enough_is_not_chosen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    table, vectors = clustered(12, 2_000, 32)
+    of_kind("nbits", table, tmp_path)
+    monkeypatch.setattr(scorers, "CHOSEN_FROM", 1)
+    monkeypatch.setattr(scorers, "microseconds", lambda made, asked: {"nbits": 100.0, "integer": 1.0})
+    recalls = iter([1.0, 0.9])
+    monkeypatch.setattr(scorers, "recall_at", lambda *given: next(recalls))
+    assert scorers.choose(tmp_path, table, vectors).scorer == {"kind": "nbits"}

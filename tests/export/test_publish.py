@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import export.__main__ as command
+from export import scorers
 from export.__main__ import Unproven, main, publish
 from export.bundle import embed
 from export.handover import _product
@@ -69,7 +70,8 @@ def shifted_embeddings(model: Path, features: object) -> Float16:
     return np.roll(embed(model, features), 1, axis=0)  # type: ignore[arg-type]
 
 
-real_quantize = command.write_files.__globals__["quantize"]
+PLACES = {"embed": command.write_files.__globals__, "quantize": vars(scorers)}
+real_quantize = scorers.quantize
 
 
 @pytest.mark.parametrize(
@@ -88,7 +90,7 @@ def test_a_planted_defect_is_named_and_nothing_is_published(
     defect: Callable[..., object],
     failure: str,
 ) -> None:
-    monkeypatch.setitem(command.write_files.__globals__, place, defect)
+    monkeypatch.setitem(PLACES[place], place, defect)
     with pytest.raises(Unproven, match=failure):
         publish(checkpoint, tmp_path, None, LOOSE)
     assert list(tmp_path.iterdir()) == []
@@ -115,7 +117,7 @@ def test_swapped_users_of_torch_and_onnx_are_found(
 def test_every_failure_is_told_at_once(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(command.write_files.__globals__, "quantize", worse_codes)
+    monkeypatch.setattr(scorers, "quantize", worse_codes)
     monkeypatch.setitem(command.write_files.__globals__, "embed", shifted_embeddings)
     assert main(["--checkpoint", str(checkpoint), "--out", str(tmp_path)]) == 1
     told = capsys.readouterr().err

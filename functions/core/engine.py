@@ -1,0 +1,88 @@
+"""What runs the models: ONNX Runtime, or numpy where that cannot be imported, slower and to the same end."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from functions.core.errors import CorruptBundle
+from functions.core.index import ListSearch, read_lists
+from functions.core.scans import Codes, ColumnCodes
+from functions.core.scorer import Scan, Search, WholeScan, blocks
+
+try:
+    from functions.core.runtime import OnnxScan, OnnxStep
+
+    ENGINE = "onnxruntime"
+except ImportError:
+    ENGINE = "numpy"
+
+KINDS = ("nbits", "integer", "index")
+FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm")
+
+
+def open_step(model: Path) -> Any:
+    """The user tower as the fold's Step, with state_width and dim."""
+    if ENGINE == "onnxruntime":
+        return OnnxStep(model)
+    from functions.core.numpy_tower import NumpyStep
+
+    return NumpyStep(model)
+
+
+def open_search(directory: Path, scorer: Mapping[str, object], rows: int, dim: int) -> Search:
+    """The scorer that a bundle's manifest names, over its files; raises CorruptBundle."""
+    kind = scorer.get("kind")
+    if kind not in KINDS:
+        raise CorruptBundle(f"{directory}: scorer {kind!r}; expected one of {', '.join(KINDS)}")
+    if kind == "integer":
+        columns = mapped(directory, "codes.u8", "i1", (dim, rows))
+        scales = mapped(directory, "scales.f32", "<f4", (rows,))
+        return WholeScan(_scan(directory, columns, scales, ColumnCodes))
+    count, block = blocks(dim)
+    codes = mapped(directory, "codes.u8", "u1", (rows, count, block))
+    scales = mapped(directory, "scales.f32", "<f4", (rows * count,))
+    if kind == "nbits":
+        return WholeScan(_scan(directory, codes, scales, Codes))
+    lists, probes = scorer.get("lists"), scorer.get("probes")
+    if not isinstance(lists, int) or not isinstance(probes, int) or not 0 < probes <= lists:
+        raise CorruptBundle(f"{directory}: {probes!r} of {lists!r} lists; expected whole numbers, 0 < probes")
+    size = (directory / "lists.bin").stat().st_size
+    read = read_lists(mapped(directory, "lists.bin", "u1", (size,)), rows, lists, dim)
+    return ListSearch(read, Codes(codes, scales), probes)
+
+
+def _scan(directory: Path, codes: NDArray[Any], scales: NDArray[np.float32], by_numpy: Any) -> Scan:
+    if ENGINE == "numpy":
+        scan: Scan = by_numpy(codes, scales)
+        return scan
+    try:
+        return OnnxScan(directory / "score.onnx", codes, scales)
+    except Exception as error:  # ONNX Runtime's errors share no base class
+        raise CorruptBundle(f"{directory / 'score.onnx'}: {error}") from error
+
+
+def mapped(directory: Path, name: str, kind: str, shape: tuple[int, ...]) -> NDArray[Any]:
+    """A file of the bundle as an array, not read yet; raises CorruptBundle for one of another size."""
+    path = directory / name
+    wanted = int(np.prod(shape)) * np.dtype(kind).itemsize
+    if path.stat().st_size != wanted:
+        raise CorruptBundle(f"{path}: {path.stat().st_size} bytes; expected {wanted} for {shape}")
+    return np.asarray(np.memmap(path, kind, "r", shape=shape)) if wanted else np.zeros(shape, kind)
+
+
+def cpu() -> dict[str, str]:
+    """Name, the flags that int8 products depend on, and the engine: for the log of an environment's start."""
+    name, flags = platform.machine(), ""
+    listed = Path("/proc/cpuinfo")
+    if listed.is_file():
+        lines = [line.split(":", 1) for line in listed.read_text("utf-8").splitlines() if ":" in line]
+        said = {key.strip(): value.strip() for key, value in reversed(lines)}
+        name = said.get("model name", name)
+        flags = said.get("flags", said.get("Features", ""))
+    return {"cpu": name, "flags": " ".join(f for f in FLAGS if f in flags.split()), "engine": ENGINE}

@@ -1,0 +1,63 @@
+"""The largest of many scores, exactly and without sorting them all: first the maxima of blocks.
+
+Blocks are strided (block j has the scores j, j + width, j + 2 width …), so their maxima are elementwise
+maxima of long rows, which take as long as reading the scores. The `count` blocks with the largest maxima have
+at least `count` scores that reach the smallest of these; what does not reach it is not among the best.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Rows = NDArray[np.int64]
+LARGEST_BLOCK = 512  # scores; what a buffer must have room for behind its last score
+LEAST = np.finfo(np.float32).min  # anything above -inf
+# a block's maximum takes as long to rank as about twelve scores take to compare
+MAXIMUM_COST = 12
+
+
+def buffer(rows: int) -> NDArray[np.float32]:
+    """Room for `rows` scores and, behind them, -inf as far as a block may reach."""
+    return np.full(rows + LARGEST_BLOCK, -np.inf, np.float32)
+
+
+def best_rows(scores: NDArray[np.float32], rows: int, count: int) -> Rows:
+    """Places, in no order, of the `count` largest of the first `rows` of `scores`; ties to the lower place.
+
+    scores: a `buffer`, finite or -inf. What is -inf is never among the best: there may be fewer than `count`.
+    """
+    if count <= 0 or rows <= 0:
+        return np.zeros(0, np.int64)
+    size = _block_size(rows, count)
+    width = -(-rows // size)
+    if count >= width:
+        found = np.flatnonzero(scores[:rows] >= LEAST)
+    else:
+        found = _in_best_blocks(scores[: size * width].reshape(size, width), count)
+    return _largest(found, scores[found], count)
+
+
+def _block_size(rows: int, count: int) -> int:
+    best = (MAXIMUM_COST * rows / count) ** 0.5
+    return min(LARGEST_BLOCK, 1 << max(4, int(best).bit_length() - 1))
+
+
+def _in_best_blocks(table: NDArray[np.float32], count: int) -> Rows:
+    """Places of all scores that reach the count-th largest block maximum; table [size, width]."""
+    width = table.shape[1]
+    tops = table.max(0)
+    edge = max(np.partition(tops, width - count)[width - count], LEAST)
+    near = np.flatnonzero(tops >= edge)
+    offset, column = np.divmod(np.flatnonzero(table.take(near, 1) >= edge), max(len(near), 1))
+    places: Rows = offset * width + near[column]
+    return places
+
+
+def _largest(found: Rows, scores: NDArray[np.float32], count: int) -> Rows:
+    if len(found) <= count:
+        return found
+    edge = np.partition(scores, len(scores) - count)[len(scores) - count]
+    above = found[scores > edge]
+    level = np.sort(found[scores == edge])
+    return np.concatenate([above, level[: count - len(above)]])

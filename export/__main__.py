@@ -16,7 +16,6 @@ from export.bundle import Source, finish, read_source, write_files
 from export.handover import HeldOut, read_held_out
 from export.score import NotFinite
 from export.scorers import QUERIES, Chosen, choose
-from export.towers import UnsafeModel
 from export.verify import Proof, prove, table
 from functions.core.bundle import verify
 from functions.core.engine import cpu
@@ -43,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
     except Unproven as failures:
         print(f"error: not published, no pointer written\n{failures}", file=sys.stderr)
         return 1
-    except (VitrineError, BadCheckpoint, NotFinite, UnsafeModel, OSError) as error:
+    except (VitrineError, BadCheckpoint, NotFinite, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(json.dumps(report))

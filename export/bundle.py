@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from export.handover import Products, read_popularity, read_products
 from export.scorers import NBITS, write_scorer
-from export.towers import check_model, export_item_tower, export_user_tower
+from export.towers import export_item_tower, export_user_tower
 from functions.core.bundle import Manifest, describe, state_space, write_manifest
 from functions.core.catalogue import write_catalogue
 from functions.core.context import TABLE
@@ -59,8 +59,6 @@ def write_files(source: Source, slots: Mapping[str, Slot], out: Path) -> None:
     """Every file of the bundle but the manifest, into the empty folder `out`."""
     export_user_tower(source.towers, out / "user_tower.onnx")
     export_item_tower(source.towers, out / "item_tower.onnx")
-    for name in ("user_tower.onnx", "item_tower.onnx"):
-        check_model(out / name)
     embeddings = embed(out / "item_tower.onnx", source.products.features)
     embeddings.astype("<f2").tofile(out / "embeddings.f16")
     showable = source.products.showable

@@ -9,7 +9,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from export.towers import OPSET
+from functions.core.models import OPSET
 from functions.core.scorer import ZERO_POINT, blocks
 
 IR_VERSION = 10

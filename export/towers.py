@@ -13,15 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from functions.core.features import TEXT_SLOTS
+from functions.core.models import ITEM_TOWER, OPSET, USER_TOWER, Allowed, check_model
 from train.towers import ItemTower, Towers, UserTower
 
-OPSET = 21
-ALLOWED_DOMAINS = frozenset({"", "ai.onnx"})
 EXAMPLES = 3  # rows in the traced batch; the axis is exported as dynamic
-
-
-class UnsafeModel(ValueError):
-    """An ONNX file with something in it that a function must not load."""
 
 
 class _Step(nn.Module):
@@ -45,7 +40,7 @@ def export_user_tower(towers: Towers, path: Path) -> None:
         "item": torch.zeros(EXAMPLES, shape.dim, dtype=torch.float16),
         **_example_codes("kind", "gap", "value"),
     }
-    _export(_Step(towers.user), inputs, ["state_out", "vector"], path)
+    _export(_Step(towers.user), inputs, ["state_out", "vector"], path, USER_TOWER)
 
 
 def export_item_tower(towers: Towers, path: Path) -> None:
@@ -58,20 +53,7 @@ def export_item_tower(towers: Towers, path: Path) -> None:
     if towers.shape.vectors:
         inputs["vectors"] = torch.zeros(EXAMPLES, towers.shape.vectors)
     tower: ItemTower = towers.item
-    _export(tower, inputs, ["item_embedding"], path)
-
-
-def check_model(path: Path) -> None:
-    """Refuse external data, operators outside the allowed domains and another opset; raises UnsafeModel."""
-    model = onnx.load(str(path), load_external_data=False)
-    for tensor in model.graph.initializer:
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            raise UnsafeModel(f"{path}: {tensor.name} is external data; expected every weight inside")
-    opsets = {o.domain: o.version for o in model.opset_import}
-    for domain, version in opsets.items():
-        if domain not in ALLOWED_DOMAINS or version != OPSET:
-            raise UnsafeModel(f"{path}: opset {domain!r} {version}; expected ai.onnx {OPSET}")
-    onnx.checker.check_model(model, full_check=True)
+    _export(tower, inputs, ["item_embedding"], path, ITEM_TOWER)
 
 
 def _example_codes(*names: str) -> dict[str, Tensor]:
@@ -93,7 +75,9 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _export(module: nn.Module, inputs: dict[str, Tensor], outputs: list[str], path: Path) -> None:
+def _export(
+    module: nn.Module, inputs: dict[str, Tensor], outputs: list[str], path: Path, allowed: Allowed
+) -> None:
     batch = torch.export.Dim("batch")
     with _quiet():
         program = torch.onnx.export(
@@ -110,7 +94,8 @@ def _export(module: nn.Module, inputs: dict[str, Tensor], outputs: list[str], pa
         raise RuntimeError(f"{path}: the exporter returned no model")
     program.save(str(path), external_data=False)
     _strip_provenance(path)
-    check_model(path)
+    check_model(path, allowed)
+    onnx.checker.check_model(str(path), full_check=True)
 
 
 def _strip_provenance(path: Path) -> None:

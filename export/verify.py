@@ -16,9 +16,9 @@ from onnx import TensorProto, helper
 from export.bundle import Source
 from export.handover import HeldOut
 from export.score import IR_VERSION
-from export.towers import OPSET
 from functions.core.features import GAP_BUCKETS, VALUE_BUCKETS
 from functions.core.fold import Step, in_space
+from functions.core.models import OPSET
 from functions.core.ranking import top_k_numpy
 from functions.core.runtime import session_options
 from functions.core.served import CANDIDATES, ServedBundle

@@ -19,6 +19,7 @@ from functions.core.context import Context, read_context
 from functions.core.engine import mapped, open_search, open_step
 from functions.core.errors import CorruptBundle
 from functions.core.fold import Encoder, Step
+from functions.core.models import ITEM_TOWER, SCORE_GRAPH, USER_TOWER, check_model
 from functions.core.repeats import Own, Repeats
 from functions.core.scorer import Scorer
 from functions.core.slots import Slot, load_slots
@@ -27,6 +28,7 @@ from functions.core.user_row import Float16, UserRow
 CANDIDATES = 200
 GOLDEN_TOLERANCE = 2e-2  # another CPU may round another way now and then; a wrong file is off by far more
 CACHED_KEYS = 65_536
+MODELS = {"user_tower.onnx": USER_TOWER, "item_tower.onnx": ITEM_TOWER, "score.onnx": SCORE_GRAPH}
 
 Candidates = tuple[NDArray[np.int64], NDArray[np.float64]]
 
@@ -107,6 +109,8 @@ def open_bundle(directory: Path, expected_id: str | None = None) -> ServedBundle
     """Verify every byte, open, and check the golden vectors; raises CorruptBundle naming file and reason."""
     manifest = verify(directory, expected_id)
     _check_space(directory, manifest)
+    for name, allowed in MODELS.items():
+        check_model(directory / name, allowed)
     embeddings = mapped(directory, "embeddings.f16", "<f2", (manifest.items, manifest.dim))
     catalogue = Catalogue(directory / "catalogue.sqlite")
     if not 0 < manifest.showable <= manifest.items == len(catalogue):

@@ -10,6 +10,7 @@ MEASUREMENTS = {
     "log": "bench.log",
     "quality": "bench.quality",
     "step": "bench.step",
+    "stream": "bench.stream",
     "training": "bench.training",
 }
 

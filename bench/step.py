@@ -32,6 +32,7 @@ from functions.core.user_row import (
     RING,
     SEEN,
     Float16,
+    Ring,
     RingEntry,
     UserRow,
     encode,
@@ -172,7 +173,7 @@ def sizes(shape: Shape) -> list[Size]:
 def fullest_row(state_width: int, dim: int) -> UserRow:
     """A row whose rings are full and whose numbers are as long as they may be."""
     ring = [RingEntry(event_hash(f"e{n}"), item_key(f"i{n}"), 7, 15, 31) for n in range(RING)]
-    row = replace(new_row("f" * 16, state_width, dim), ring=tuple(ring), last_s=2**32 - 1, version=10**12)
+    row = replace(new_row("f" * 16, state_width, dim), ring=Ring.of(ring), last_s=2**32 - 1, version=10**12)
     kept = tuple((item_and_kind(item_key(f"i{n}"), 4), 255) for n in range(PLACES))
     row = replace(row, favourites=Favourites(kept, 7))
     for n in range(SEEN):

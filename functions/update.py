@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 from functions.aws.bundles import REFRESH_S, Bundles, bundle_client
 from functions.aws.quarantine import Quarantine
@@ -25,6 +26,7 @@ from functions.core.errors import CorruptRow, Unavailable, VersionConflict
 from functions.core.fold import Encoder, Folded, fold
 from functions.core.user_row import UserRow
 
+Work = TypeVar("Work")
 TRIES = 5  # of one user's put, when other writers come between
 SPARE_S = 15.0  # of the function's time: no call is begun then, for one may take as long until it gives up
 # What a pure function raises once for the same row and events, it raises every time.
@@ -124,7 +126,7 @@ class Batch:
         pending, lost = self._read(by_user(self._records), encoder)
         folded, unfolded = self._fold(pending, encoder)
         failed += lost + unfolded
-        outcomes = self._own.pool.map(lambda pair: self._write(pair[0], pair[1], encoder), folded)
+        outcomes = self._in_parallel(lambda pair: self._write(pair[0], pair[1], encoder), folded)
         for (user, _), written in zip(folded, outcomes, strict=True):
             failed += [] if written else user.records
         return failed
@@ -227,7 +229,7 @@ class Batch:
     def _put_aside(self, poisoned: Iterable[tuple[StreamRecord, str]]) -> list[StreamRecord]:
         """Quarantine records; returns those for which that failed: they are not acknowledged."""
         poisoned = list(poisoned)
-        kept = list(self._own.pool.map(self._keep, poisoned))
+        kept = self._in_parallel(self._keep, poisoned)
         if poisoned:
             emit({"RecordsQuarantined": sum(kept)})
         return [record for (record, _), done in zip(poisoned, kept, strict=True) if not done]
@@ -243,6 +245,22 @@ class Batch:
             return False
         logger.warning("record in quarantine", extra=extra)
         return True
+
+    def _in_parallel(self, act: Callable[[Work], bool], work: Sequence[Work]) -> list[bool]:
+        """What `act` says of each piece of work; threads share it, for a future for each would cost more."""
+        left, done = deque(enumerate(work)), [False] * len(work)
+
+        def take() -> None:
+            while left:
+                try:
+                    nth, piece = left.popleft()
+                except IndexError:  # another thread was faster
+                    return
+                done[nth] = act(piece)
+
+        for worker in [self._own.pool.submit(take) for _ in range(min(WRITERS, len(work)))]:
+            worker.result()
+        return done
 
     def _in_time(self) -> bool:
         return self._own.machine.monotonic() < self._ends_s

@@ -53,7 +53,7 @@ def value_bucket(value: float | None) -> int:
 def marks_of(data: bytes) -> dict[bytes, int]:
     """Sequence numbers by shard key, oldest first."""
     marks, at = {}, 0
-    while at < len(data):
+    while at + 4 < len(data):
         length = data[at + 4]
         marks[data[at : at + 4]] = int.from_bytes(data[at + 5 : at + 5 + length], "big")
         at += 5 + length

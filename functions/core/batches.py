@@ -46,13 +46,17 @@ def by_user(records: Iterable[StreamRecord]) -> dict[str, list[StreamRecord]]:
 
 def unread(row: UserRow, records: Iterable[StreamRecord]) -> list[StreamRecord]:
     """Those records that are above the row's mark of their shard."""
-    return [record for record in records if record.sequence > row.mark(record.shard)]
+    marks: dict[str, int] = {}
+    return [r for r in records if r.sequence > marks.setdefault(r.shard, row.mark(r.shard))]
 
 
 def marked(row: UserRow, records: Iterable[StreamRecord]) -> UserRow:
     """The row with its marks raised to these records."""
+    highest: dict[str, int] = {}
     for record in records:
-        row = row.with_mark(record.shard, record.sequence)
+        highest[record.shard] = max(record.sequence, highest.get(record.shard, -1))
+    for shard, sequence in highest.items():
+        row = row.with_mark(shard, sequence)
     return row
 
 

@@ -12,7 +12,7 @@ Integers only, so that every machine and every batching gives the same bytes.
 
 from __future__ import annotations
 
-from collections import Counter
+import struct
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from math import log2
@@ -30,6 +30,8 @@ MOST = 255
 PACE = HALF_LIFE // OCTAVE  # events that make all weights one code lighter
 ONCE, AGAIN = ONE - OCTAVE, ONE + OCTAVE  # an item may take the place of what weighs less than 1/2, or than 2
 DISMISS = KINDS["dismiss"]
+_FAVOURITE = struct.Struct(f">{PREFIX}sB")
+_BYTES = tuple(bytes([code]) for code in range(256))
 
 WEIGHTS = tuple(2 ** ((code - ONE) / OCTAVE) for code in range(MOST + 1))
 PLUS_ONE = tuple(min(MOST, round(ONE + OCTAVE * log2(weight + 1))) for weight in WEIGHTS)
@@ -75,12 +77,12 @@ class Favourites:
         has the dismissal.
         """
         walk = _Walk(self)
-        for before in range(known):
-            walk.enter(item[before], kind[before])
         for newest in range(known, len(item)):
-            walk.enter(item[newest], kind[newest])
+            if kind[newest] == DISMISS:
+                walk.forget(item[newest])
             if newest >= ring:
-                walk.leave(item[newest - ring], kind[newest - ring])
+                inside = slice(newest - ring + 1, newest + 1)
+                walk.leave(item[newest - ring], kind[newest - ring], item[inside], kind[inside])
         return Favourites(tuple(walk.codes.items()), walk.turn)
 
 
@@ -88,29 +90,26 @@ NO_FAVOURITES = Favourites()
 
 
 class _Walk:
-    """Favourites and the ring beside them, event by event."""
+    """Favourites while events leave the ring."""
 
     def __init__(self, before: Favourites) -> None:
         self.codes, self.turn = dict(before.codes), before.turn
-        self.inside: Counter[bytes] = Counter()
-        self.dismissed: Counter[bytes] = Counter()
 
-    def enter(self, key: bytes, kind: int) -> None:
-        (self.dismissed if kind == DISMISS else self.inside)[key] += 1
-        if kind == DISMISS:
-            item = item_prefix(key)
-            self.codes = {kept: code for kept, code in self.codes.items() if item_prefix(kept) != item}
+    def forget(self, key: bytes) -> None:
+        """A dismissed item goes at once, with all that was done to it."""
+        item = item_prefix(key)
+        self.codes = {kept: code for kept, code in self.codes.items() if item_prefix(kept) != item}
 
-    def leave(self, key: bytes, kind: int) -> None:
-        (self.dismissed if kind == DISMISS else self.inside)[key] -= 1
-        self._grow_lighter()
-        if kind != DISMISS and not self.dismissed[key]:
-            self._add(item_and_kind(key, kind), again=self.inside[key] > 0)
-
-    def _grow_lighter(self) -> None:
+    def leave(self, key: bytes, kind: int, items: Sequence[bytes], kinds: Sequence[int]) -> None:
+        """An event leaves; `items` and `kinds` are those that the ring then holds."""
         self.turn = (self.turn + 1) % PACE
         if not self.turn:
             self.codes = {kept: code - 1 for kept, code in self.codes.items() if code > 1}
+        if kind == DISMISS:
+            return
+        met = {kinds[at] for at, item in enumerate(items) if item == key} if key in items else ()
+        if DISMISS not in met:
+            self._add(item_and_kind(key, kind), again=bool(met))
 
     def _add(self, new: bytes, again: bool) -> None:
         code = self.codes.get(new)
@@ -126,7 +125,8 @@ def encode_favourites(favourites: Favourites) -> bytes:
     """One byte of `turn`, then PREFIX + 1 bytes a favourite; empty for none at all."""
     if favourites == NO_FAVOURITES:
         return b""
-    return bytes([favourites.turn]) + b"".join(kept + bytes([code]) for kept, code in favourites.codes)
+    parts = [part for kept, code in favourites.codes for part in (kept, _BYTES[code])]
+    return b"".join((_BYTES[favourites.turn], *parts))
 
 
 def decode_favourites(data: bytes) -> Favourites:
@@ -136,5 +136,4 @@ def decode_favourites(data: bytes) -> Favourites:
     body = data[1:]
     if len(body) % (PREFIX + 1):
         raise CorruptRow(f"fav: {len(data)} bytes; expected 1 and a multiple of {PREFIX + 1} (user row)")
-    entries = [body[at : at + PREFIX + 1] for at in range(0, len(body), PREFIX + 1)]
-    return Favourites(tuple((entry[:PREFIX], entry[PREFIX]) for entry in entries), data[0])
+    return Favourites(tuple(_FAVOURITE.iter_unpack(body)), data[0])

@@ -16,7 +16,9 @@ from functions.core.events import IMPRESSION, Event
 from functions.core.favourites import Favourites
 from functions.core.features import Int64, gap_bucket, value_bucket
 from functions.core.histories import Histories, bounds_of, bounds_within, histories
-from functions.core.user_row import RING, Float16, RingEntry, UserRow, new_row
+from functions.core.user_row import ENTRY_BYTES, RING, Float16, Ring, UserRow, new_row, pack_entry
+
+RING_BYTES = RING * ENTRY_BYTES
 
 
 class Step(Protocol):
@@ -129,7 +131,7 @@ def _unknown_to_ring(rows: Sequence[UserRow], acts: Histories) -> NDArray[np.boo
 
 
 def _unknown_in_turn(row: UserRow, hashes: Sequence[bytes]) -> list[bool]:
-    ring, known = deque(e.event for e in row.ring), set(row.hashes)
+    ring, known = deque(row.ring.hashes()), set(row.hashes)
     unknown = []
     for hashed in hashes:
         unknown.append(hashed not in known)
@@ -177,20 +179,20 @@ def _ring_steps(rows: Sequence[UserRow]) -> _Steps:
     return _Steps(bounds, list(places), np.array(item, np.int64), *codes.T)
 
 
-def _rings(rows: Sequence[UserRow], new: Histories, steps: _Steps) -> list[tuple[RingEntry, ...]]:
+def _rings(rows: Sequence[UserRow], new: Histories, steps: _Steps) -> list[Ring]:
     """Each row's ring with its new events, of which only the last RING become entries."""
     nth = np.arange(len(new.kind)) - np.repeat(new.bounds[1:], new.lengths)  # -1: the user's newest
     newest = np.flatnonzero(nth >= -RING)
     codes = (steps.item, steps.kind, steps.value, steps.gap)
-    entries = [
-        RingEntry(new.event[at], new.items[item], kind, value, gap)
+    packed = [
+        pack_entry(new.event[at], new.items[item], kind, value, gap)
         for at, item, kind, value, gap in zip(
             newest.tolist(), *(code[newest].tolist() for code in codes), strict=True
         )
     ]
     bounds = bounds_within(new.bounds, nth >= -RING).tolist()
     return [
-        (*row.ring, *entries[first:last])[-RING:] if last > first else row.ring
+        Ring(b"".join((row.ring.packed, *packed[first:last]))[-RING_BYTES:]) if last > first else row.ring
         for row, first, last in zip(rows, bounds[:-1], bounds[1:], strict=True)
     ]
 
@@ -203,10 +205,8 @@ def _favourites(rows: Sequence[UserRow], new: Histories) -> list[Favourites]:
         if last == first:
             result.append(row.favourites)
             continue
-        known = len(row.ring)
-        item = [*(entry.item for entry in row.ring), *items[first:last]]
-        kind = [*(entry.kind for entry in row.ring), *kinds[first:last]]
-        result.append(row.favourites.after(item, kind, known, RING))
+        item, kind = row.ring.items() + items[first:last], row.ring.kinds() + kinds[first:last]
+        result.append(row.favourites.after(item, kind, len(row.ring), RING))
     return result
 
 

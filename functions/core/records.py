@@ -21,6 +21,13 @@ PACKED = {
 }
 
 
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not JSON")
+
+
+JSON = json.JSONDecoder(parse_constant=_refuse)
+
+
 def encode_record(user_key: str, event: Mapping[str, Any]) -> bytes:
     """The record for one event, as received; raises InvalidEvent for one that no reader would take."""
     try:
@@ -40,7 +47,7 @@ def decode_record(data: bytes, now_s: int) -> tuple[str, Event]:
         if data.startswith(magic):
             raise InvalidEvent("record", packing, "one event in plain JSON, by PutRecord")
     try:
-        record = json.loads(data.decode(), parse_constant=_refuse)
+        record = JSON.decode(data.decode())
     except (ValueError, RecursionError) as error:
         raise InvalidEvent("record", data[:100], f"JSON in UTF-8 ({error})") from error
     if not isinstance(record, dict) or set(record) != FIELDS:
@@ -49,7 +56,3 @@ def decode_record(data: bytes, now_s: int) -> tuple[str, Event]:
     if not isinstance(key, str) or not USER_KEY.fullmatch(key):
         raise InvalidEvent("user_key", key, "22 characters of base64url")
     return key, parse_event(record["event"], now_s)
-
-
-def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is not JSON")

@@ -7,9 +7,10 @@ impressions (frequency caps) and, for each shard, the sequence number up to whic
 
 import hashlib
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
+from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,10 @@ MAX_SEQUENCE = 10**129 - 1  # Kinesis: up to 129 digits
 
 _ENTRY = struct.Struct(">5s6sB")  # event-id hash, item key | value bucket, kind · 32 + gap bucket
 _SEEN = struct.Struct(">6sI")
+ENTRY_BYTES = _ENTRY.size
+
+_BYTES = tuple(bytes([code]) for code in range(256))
+_UPPER = tuple(bytes([code & 0xF0]) for code in range(256))  # the key's part of a byte shared with the value
 
 Float16 = NDArray[np.float16]
 
@@ -54,6 +59,68 @@ class RingEntry:
     gap: int  # 0..31, the bucket of the time since the event before
 
 
+class Ring(Sequence[RingEntry]):
+    """The ring as it is stored. Entries are unpacked for who looks at one; the fold looks at columns."""
+
+    __slots__ = ("_entries", "packed")
+
+    def __init__(self, packed: bytes = b"") -> None:
+        self.packed = packed
+        self._entries: tuple[RingEntry, ...] | None = None
+
+    @classmethod
+    def of(cls, entries: Iterable[RingEntry]) -> "Ring":
+        """The ring of these entries."""
+        return cls(b"".join(pack_entry(e.event, e.item, e.kind, e.value, e.gap) for e in entries))
+
+    @property
+    def entries(self) -> tuple[RingEntry, ...]:
+        """All entries, the oldest first."""
+        if self._entries is None:
+            self._entries = tuple(_entry(*fields) for fields in _ENTRY.iter_unpack(self.packed))
+        return self._entries
+
+    def hashes(self) -> list[bytes]:
+        """The event-id hash of each entry."""
+        packed = self.packed
+        return [packed[at : at + 5] for at in range(0, len(packed), _ENTRY.size)]
+
+    def items(self) -> list[bytes]:
+        """The item key of each entry."""
+        packed = self.packed
+        starts = range(5, len(packed), _ENTRY.size)
+        return [packed[at : at + 5] + _UPPER[packed[at + 5]] for at in starts]
+
+    def kinds(self) -> list[int]:
+        """The event type of each entry."""
+        return [code >> 5 for code in self.packed[_ENTRY.size - 1 :: _ENTRY.size]]
+
+    def __len__(self) -> int:
+        return len(self.packed) // _ENTRY.size
+
+    @overload
+    def __getitem__(self, at: int) -> RingEntry: ...
+    @overload
+    def __getitem__(self, at: slice) -> tuple[RingEntry, ...]: ...
+    def __getitem__(self, at: int | slice) -> RingEntry | tuple[RingEntry, ...]:
+        return self.entries[at]
+
+    def __iter__(self) -> Iterator[RingEntry]:
+        return iter(self.entries)
+
+    def __eq__(self, other: object) -> bool:
+        return self.packed == other.packed if isinstance(other, Ring) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.packed)
+
+    def __repr__(self) -> str:
+        return f"Ring.of({list(self.entries)})"
+
+
+NO_RING = Ring()
+
+
 @dataclass(frozen=True)
 class UserRow:
     """One user. `state` is [S] float16 and `vector` [d] float16; both mean something in `space` only.
@@ -64,7 +131,7 @@ class UserRow:
     state: Float16
     vector: Float16
     space: str
-    ring: tuple[RingEntry, ...] = ()
+    ring: Ring = NO_RING
     last_s: int = 0
     favourites: Favourites = NO_FAVOURITES
     seen: tuple[tuple[bytes, int], ...] = ()
@@ -72,10 +139,14 @@ class UserRow:
     version: int = 0
     wid: bytes = bytes(8)
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.ring, Ring):  # a plain sequence of entries
+            object.__setattr__(self, "ring", Ring.of(self.ring))
+
     @cached_property
     def hashes(self) -> frozenset[bytes]:
         """The event-id hashes in the ring."""
-        return frozenset(e.event for e in self.ring)
+        return frozenset(self.ring.hashes())
 
     def remembers(self, event_id: str) -> bool:
         """Whether an event with this id is among the last RING events."""
@@ -96,6 +167,7 @@ class UserRow:
         return replace(self, marks=(*others, (key, max(sequence, self.mark(shard))))[-MARKS:])
 
 
+@lru_cache(1024)
 def shard_key(shard: str) -> bytes:
     """4 bytes that stand for a shard id."""
     return hashlib.blake2b(shard.encode(), digest_size=4).digest()
@@ -117,7 +189,7 @@ def encode(row: UserRow) -> dict[str, object]:
         "state": row.state.astype("<f2").tobytes(),
         "vector": row.vector.astype("<f2").tobytes(),
         "space": row.space,
-        "ring": b"".join(_pack_entry(entry) for entry in row.ring),
+        "ring": row.ring.packed,
         "last": (row.last_s & 0xFFFFFFFF).to_bytes(4, "big"),
         "fav": encode_favourites(row.favourites),
         "seen": b"".join(_SEEN.pack(*s) for s in row.seen),
@@ -135,7 +207,7 @@ def decode(attributes: Mapping[str, object]) -> UserRow:
         state=np.frombuffer(_bytes(attributes, "state", 2), "<f2").astype(np.float16),
         vector=np.frombuffer(_bytes(attributes, "vector", 2), "<f2").astype(np.float16),
         space=str(attributes["space"]),
-        ring=tuple(_entry(*fields) for fields in _ENTRY.iter_unpack(ring)),
+        ring=Ring(ring),
         last_s=int.from_bytes(_bytes(attributes, "last", 4), "big"),
         favourites=decode_favourites(_bytes(attributes, "fav", 1)),
         seen=tuple(_SEEN.iter_unpack(seen)),
@@ -145,9 +217,9 @@ def decode(attributes: Mapping[str, object]) -> UserRow:
     )
 
 
-def _pack_entry(entry: RingEntry) -> bytes:
-    item = entry.item[:5] + bytes([entry.item[5] | entry.value])
-    return _ENTRY.pack(entry.event, item, entry.kind << 5 | entry.gap)
+def pack_entry(event: bytes, item: bytes, kind: int, value: int, gap: int) -> bytes:
+    """A ring entry's 12 bytes; `value` and `gap` are buckets."""
+    return event + item[:5] + _BYTES[item[5] | value] + _BYTES[kind << 5 | gap]
 
 
 def _entry(event: bytes, item: bytes, kind_gap: int) -> RingEntry:

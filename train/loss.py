@@ -97,9 +97,11 @@ def _product_type(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if lowered else x.dtype
 
 
-def negative_distribution(counts: Tensor) -> Tensor:
-    """Share of draws per item, [N], proportional to (events + 1) ** 0.75: an unseen item is drawn as well."""
+def negative_distribution(counts: Tensor, drawn: Tensor | None = None) -> Tensor:
+    """Share of draws per item, [N], proportional to (events + 1) ** 0.75; `drawn` bool [N]: no others are."""
     weight = (counts.double() + 1.0) ** POPULARITY_POWER
+    if drawn is not None:
+        weight = weight * drawn
     return (weight / weight.sum()).float()
 
 

@@ -14,6 +14,7 @@ import torch.distributed as dist
 
 from functions.core.features import ItemFeatures, Vocabulary, item_features
 from train.card import CARD, data_facts, training_facts, write_card
+from train.checkpoint import load, save
 from train.fit import STOP_ON, UNFINISHED, History, fit, identity
 from train.handover import (
     CATALOGUE,
@@ -28,6 +29,7 @@ from train.log import Interactions, Log, read_log
 from train.mapping import load_mapping
 from train.options import Options
 from train.prequential import start_of_test
+from train.refit import refit
 from train.report import Report, choose, measure
 from train.rules import facts, options_for, shape_for
 from train.search import Search, start_anew
@@ -116,6 +118,7 @@ def run(asked: Asked, first: bool) -> Report:
     trained = _searched(task, asked, shape, options) if asked.search else _fitted(task, asked, shape, options)
     if not first:
         return {}
+    _refit(task, asked.out)
     report = _report(task, asked, how, trained) | {"dropped": log.dropped}
     report["seconds"] = round(time.monotonic() - started, 1)
     (asked.out / METRICS).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
@@ -195,6 +198,13 @@ def _fit(task: Task) -> Callable[..., History]:
         )
 
     return fitted
+
+
+def _refit(task: Task, out: Path) -> None:
+    """Place what nobody has met by its content, in the checkpoint that training left."""
+    towers, meta = load(out)
+    refit(towers.item, task.inner.train, task.features)
+    save(out, towers, meta)
 
 
 def _report(task: Task, asked: Asked, how: str, trained: Trained) -> Report:

@@ -28,6 +28,7 @@ from train.loss import (
 )
 from train.met import RATE, RepeatTerm, first_of_its_item
 from train.options import Options
+from train.refit import placed_by_content
 from train.towers import Shape, Towers
 
 ITEMS_AT_ONCE = 8192
@@ -44,6 +45,9 @@ class Objective(nn.Module):
 
     popularity: Tensor
     negatives: Tensor
+    learnt: Tensor
+    place: Tensor
+    ids: Tensor
 
     def __init__(self, log: Interactions, features: ItemFeatures, shape: Shape, options: Options) -> None:
         super().__init__()
@@ -52,16 +56,28 @@ class Objective(nn.Module):
         self.in_context = has_context(log)
         self.towers.context.requires_grad_(self.in_context)
         self.history = options.history if options.loss == "softmax" else "free"
-        learnt = self.history == "weighed" and options.scores_every(shape.items)
-        self.repeats = RepeatTerm().requires_grad_(learnt)
+        self.repeats = RepeatTerm().requires_grad_(
+            self.history == "weighed" and options.scores_every(shape.items)
+        )
         counts = torch.bincount(torch.from_numpy(log.item.astype(np.int64)), minlength=shape.items)
         self.register_buffer("popularity", (counts / counts.sum()).float(), persistent=False)
-        self.register_buffer("negatives", negative_distribution(counts), persistent=False)
+        self._sort_out(torch.from_numpy(~placed_by_content(log, features)), counts)
         self.content = list(features.columns())
         self._leave_out({name for name, column in features.columns().items() if not column.any()})
         for name, column in features.columns().items():
             column = np.ascontiguousarray(column)
             self.register_buffer(f"content_{name}", torch.from_numpy(column), persistent=False)
+
+    def _sort_out(self, learnt: Tensor, counts: Tensor) -> None:
+        """What nobody has met yet and content alone places has no id and is no negative.
+
+        learnt: bool [N], the others. `place` is where a learnt row is among them.
+        """
+        rows = torch.arange(len(learnt))
+        self.register_buffer("negatives", negative_distribution(counts, learnt), persistent=False)
+        self.register_buffer("learnt", rows[learnt], persistent=False)
+        self.register_buffer("place", (learnt.cumsum(0) - 1) * learnt, persistent=False)
+        self.register_buffer("ids", (rows + 1) * learnt, persistent=False)
 
     def _leave_out(self, missing: set[str]) -> None:
         """Content that no item has adds nothing, and takes no time: its table is zero and is not trained."""
@@ -77,7 +93,7 @@ class Objective(nn.Module):
     def embed(self, rows: Tensor) -> Tensor:
         """Embeddings of item rows, [n] -> [n, d]."""
         tables = (getattr(self, f"content_{name}")[rows] for name in self.content)
-        return self.towers.item(rows + 1, *tables)  # type: ignore[no-any-return]
+        return self.towers.item(self.ids[rows], *tables)  # type: ignore[no-any-return]
 
     def vectors(self, items: Tensor, batch: Batch) -> Tensor:
         """User vectors after every event, [R, T, d] -> same; in training with the context of the next."""
@@ -88,14 +104,14 @@ class Objective(nn.Module):
         """Mean loss of the batch's targets."""
         known = batch.target >= 0
         target = batch.target[known]
-        items = self.towers.shape.items
         if not len(target):  # another process has targets; every weight takes part, with a gradient of zero
             embeddings = self.embed(batch.item.flatten()).view(*batch.item.shape, -1)
             return self.vectors(embeddings, batch).sum() * 0.0 + self.repeats.weight * 0.0
-        if self.options.loss == "softmax" and items * len(target) <= self.options.softmax_budget:
-            embeddings = self.embed(torch.arange(items, device=target.device))
-            vectors = self.vectors(F.embedding(batch.item, embeddings), batch)[known]
-            return full_softmax(vectors, embeddings, target, self._extra(batch, known, target))
+        if self.options.loss == "softmax" and len(self.learnt) * len(target) <= self.options.softmax_budget:
+            embeddings = self.embed(self.learnt)
+            vectors = self.vectors(F.embedding(self.place[batch.item], embeddings), batch)[known]
+            extra = self._extra(batch, known, target)
+            return full_softmax(vectors, embeddings, self.place[target], extra)
         return self._sampled(batch, known, target)
 
     def added(self, batch: Batch, stretch: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
@@ -111,8 +127,8 @@ class Objective(nn.Module):
         stretch, place = torch.where(known)
         rows, bonus = self.added(batch, stretch, place)
         if self.history == "masked":
-            return Extra(rows, bonus.masked_fill(rows == target[:, None], 0.0))
-        return Extra(rows, bonus, first_of_its_item(batch.item)[stretch])
+            return Extra(self.place[rows], bonus.masked_fill(rows == target[:, None], 0.0))
+        return Extra(self.place[rows], bonus, first_of_its_item(batch.item)[stretch])
 
     def _sampled(self, batch: Batch, known: Tensor, target: Tensor) -> Tensor:
         own = target[torch.randint(len(target), (self.options.from_batch,), device=target.device)]

@@ -115,7 +115,7 @@ def append(log: Log, key: str, events: list[Checked]) -> list[dict[str, Any]]:
             result |= {"status": INVALID, "error": str(event.error)}
         elif failure is None:
             try:
-                sequence = log.put(key, event.record, sequence)
+                sequence = log.put(key, event.record, sequence).sequence
             except Unavailable as error:
                 failure = error
                 logger.error("the log refused an event", extra={"error": str(error)})

@@ -1,4 +1,4 @@
-"""Banners for a visitor: `POST /v1/banners`, with `POST /v1/visitors` and `GET /v1/health` beside it.
+"""Banners for a visitor: `POST /v1/banners`; what is held of one: `GET /v1/me`; visitors and health beside.
 
 There is always an answer: a table that is slow or down costs the personal tier, a bundle that cannot be had
 costs the popular one, and what remains is the house banner. The price shown is the catalogue's, in its own
@@ -13,7 +13,6 @@ import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from datetime import UTC, datetime
 from functools import cache
 from typing import Any
 
@@ -31,6 +30,7 @@ from functions.aws.telemetry import emit, logger
 from functions.core.banners import Visitor, answer, house
 from functions.core.errors import VitrineError
 from functions.core.events import user_key
+from functions.core.held import held
 from functions.core.requests import (
     BannerRequest,
     parse_banner_request,
@@ -40,6 +40,7 @@ from functions.core.requests import (
     subject,
 )
 from functions.core.served import ServedBundle
+from functions.core.times import rfc3339
 from functions.core.tokens import sign
 
 VISITOR_LIFETIME_S = 90 * 86_400
@@ -83,7 +84,7 @@ class Scorer:
         try:
             row = self.readers.submit(self.rows.get, key).result(timeout=max(left_ms, 1.0) / 1000)
         except Exception as error:  # whatever is wrong with a row, there is an answer without it
-            logger.warning("row not read", extra={"user_key": key, "error": f"{error!r}"})
+            logger.warning("row not read", extra={"error": f"{error!r}"})
             return Visitor(key, reachable=False)
         return Visitor(key, row)
 
@@ -125,8 +126,18 @@ def visitors() -> Response[str]:
     require_empty(*body_of(app))
     expires_s = int(time.time()) + VISITOR_LIFETIME_S
     claims = {"sub": f"visitor-{secrets.token_urlsafe(16)}", "exp": expires_s}
-    expires = datetime.fromtimestamp(expires_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    return reply({"token": sign(claims, scorer().secret.get().keys), "expires": expires}, 201)
+    token = sign(claims, scorer().secret.get().keys)
+    return reply({"token": token, "expires": rfc3339(expires_s)}, 201)
+
+
+@app.get("/v1/me")
+def me() -> Response[str]:
+    """All that is held of the visitor whom the credential names."""
+    own = scorer()
+    secret = own.secret.get()
+    key = user_key(secret.pseudonym, subject(credential_of(app), secret.keys, time.time()))
+    require_no_query(query_of(app))
+    return reply(held(key, own.rows.get(key), own.bundles.current))
 
 
 @app.get("/v1/health")
@@ -162,7 +173,7 @@ def respond(
             try:
                 return answer(bundle, request, who, now_s, signed)
             except Exception:
-                logger.exception("a tier failed", extra={"user_key": visitor.key, "bundle": bundle.id})
+                logger.exception("a tier failed", extra={"bundle": bundle.id})
     return house(request.slot, visitor.key, now_s, signed)
 
 

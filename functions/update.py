@@ -22,6 +22,7 @@ from functions.aws.rows import WRITERS, Rows, patient_client
 from functions.aws.settings import Settings
 from functions.aws.telemetry import emit, logger
 from functions.core.batches import StreamRecord, by_user, marked, read_records, unread
+from functions.core.erasure import surviving
 from functions.core.errors import CorruptRow, Unavailable, VersionConflict
 from functions.core.fold import Encoder, Folded, fold
 from functions.core.user_row import UserRow
@@ -40,6 +41,11 @@ class Pending:
     key: str
     stored: UserRow
     records: Sequence[StreamRecord]
+
+    @property
+    def place(self) -> dict[str, str]:
+        """Where in the log it begins: what a line of the functions' own logs may say of a user."""
+        return {"shard": self.records[0].shard, "sequence": str(self.records[0].sequence)}
 
 
 @dataclass(frozen=True)
@@ -122,7 +128,7 @@ class Batch:
         if encoder is None:
             logger.error("no bundle: the batch waits", extra={"records": len(self._records)})
             return self._records
-        failed = self._put_aside([(r, r.reason) for r in self._records if r.event is None])
+        failed = self._put_aside([(r, r.reason) for r in self._records if r.reason])
         pending, lost = self._read(by_user(self._records), encoder)
         folded, unfolded = self._fold(pending, encoder)
         failed += lost + unfolded
@@ -145,7 +151,7 @@ class Batch:
                 fetched.corrupt[key] = CorruptRow(f"state {row.state.size}, vector {row.vector.size}")
         failed = [record for key in fetched.unread for record in users[key]]
         failed += self._put_aside(
-            [(r, f"row of {key}: {error}") for key, error in fetched.corrupt.items() for r in users[key]]
+            [(r, f"row: {error}") for key, error in fetched.corrupt.items() for r in users[key]]
         )
         pending = []
         for key, records in users.items():
@@ -170,7 +176,7 @@ class Batch:
             try:
                 row, at_fault = self._fold_apart(user, encoder)
             except Exception as error:
-                logger.error("a user waits", extra={"user_key": user.key, "error": f"{error!r}"})
+                logger.error("a user waits", extra=user.place | {"error": f"{error!r}"})
                 failed += user.records
                 continue
             waiting = self._put_aside(at_fault)
@@ -191,8 +197,8 @@ class Batch:
         return row, at_fault
 
     def _folded(self, users: list[Pending], encoder: Encoder) -> list[UserRow]:
-        events = [[r.event for r in user.records if r.event is not None] for user in users]
-        rows, counts = fold([user.stored for user in users], events, encoder)
+        living = [surviving(user.stored, user.records) for user in users]
+        rows, counts = fold([row for row, _ in living], [events for _, events in living], encoder)
         _count(counts)
         return [marked(row, user.records) for row, user in zip(rows, users, strict=True)]
 
@@ -210,7 +216,7 @@ class Batch:
                 row = self._folded([user], encoder)[0]
             raise Unavailable(f"another writer was faster {TRIES} times")
         except Exception as error:
-            logger.error("a user waits", extra={"user_key": user.key, "error": f"{error!r}"})
+            logger.error("a user waits", extra=user.place | {"error": f"{error!r}"})
             return False
 
     def _put(self, key: str, version: int, row: UserRow) -> tuple[bool, UserRow | None]:
@@ -236,7 +242,7 @@ class Batch:
 
     def _keep(self, poisoned: tuple[StreamRecord, str]) -> bool:
         record, reason = poisoned
-        extra = {"shard": record.shard, "sequence": str(record.sequence), "reason": reason[:300]}
+        extra = {"shard": record.shard, "sequence": str(record.sequence)}  # the reason may quote the record
         try:
             self._require_time()
             self._own.quarantine.put(record.shard, record.sequence, record.raw, reason)

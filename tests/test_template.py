@@ -19,7 +19,13 @@ from local.template import Template
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "template.yaml").read_text(encoding="utf-8")
-FUNCTIONS = {"ScoreFunction": "score", "CollectFunction": "collect", "UpdateFunction": "update"}
+FUNCTIONS = {
+    "ScoreFunction": "score",
+    "CollectFunction": "collect",
+    "MeFunction": "me",
+    "UpdateFunction": "update",
+}
+ROLES = {f"{module.title()}Role" for module in FUNCTIONS.values()}
 DAY_S = 86_400
 
 
@@ -126,7 +132,7 @@ def check_api(stack: Stack) -> None:
     }
     cors = api["CorsConfiguration"]
     assert cors["AllowOrigins"] == {"Ref": "AllowedOrigins"}
-    assert set(cors["AllowMethods"]) == {"GET", "POST"}
+    assert set(cors["AllowMethods"]) == {"DELETE", "GET", "POST"}
     assert set(cors["AllowHeaders"]) == {"authorization", "content-type"}
     assert "server-timing" in cors["ExposeHeaders"]
     assert "AllowCredentials" not in cors  # the credential is a header that pages set themselves
@@ -142,6 +148,8 @@ def check_api(stack: Stack) -> None:
         ("POST", "/v1/banners", "score"),
         ("POST", "/v1/visitors", "score"),
         ("GET", "/v1/health", "score"),
+        ("GET", "/v1/me", "score"),
+        ("DELETE", "/v1/me", "me"),
         ("POST", "/v1/events", "collect"),
     }
 
@@ -222,6 +230,12 @@ def check_permissions(stack: Stack) -> None:
     assert stack.allowed("CollectRole") == pairs(
         ("kinesis:PutRecord", arn("EventStream")), SECRET, *logs("CollectLogs")
     )
+    assert stack.allowed("MeRole") == pairs(
+        ("kinesis:PutRecord", arn("EventStream")),
+        *((f"dynamodb:{action}", arn("UserTable")) for action in ("GetItem", "PutItem")),
+        SECRET,
+        *logs("MeLogs"),
+    )
     assert stack.allowed("UpdateRole") == pairs(
         *((f"kinesis:{action}", arn("EventStream")) for action in READ_STREAM),
         *((f"dynamodb:{action}", arn("UserTable")) for action in ("BatchGetItem", "GetItem", "PutItem")),
@@ -239,7 +253,7 @@ def check_permissions(stack: Stack) -> None:
 
 def check_nothing_is_granted_at_large(stack: Stack) -> None:
     roles = stack.of_type("AWS::IAM::Role")
-    assert set(roles) == {"ScoreRole", "CollectRole", "UpdateRole"}
+    assert set(roles) == ROLES
     for name, role in roles.items():
         assert "ManagedPolicyArns" not in role  # AWS's own grant "*"
         (trust,) = role["AssumeRolePolicyDocument"]["Statement"]
@@ -255,7 +269,7 @@ def check_nothing_is_granted_at_large(stack: Stack) -> None:
 
 def check_logs(stack: Stack) -> None:
     groups = stack.of_type("AWS::Logs::LogGroup")
-    assert set(groups) == {"ScoreLogs", "CollectLogs", "UpdateLogs", "ApiLogs"}
+    assert set(groups) == {"ScoreLogs", "CollectLogs", "MeLogs", "UpdateLogs", "ApiLogs"}
     assert {group["RetentionInDays"] for group in groups.values()} == {30}
     for name, module in FUNCTIONS.items():
         assert stack[name]["LoggingConfig"]["LogGroup"] == {"Ref": f"{module.title()}Logs"}
@@ -366,7 +380,7 @@ def test_a_planted_bug_is_seen(check: Callable[[Stack], None], before: str, afte
 
 def test_the_local_cloud_reads_this_template() -> None:
     template = Template()
-    assert len(template.routes()) == 4
+    assert len(template.routes()) == 6
     function, mapping = template.mapping()
     assert (function.handler, mapping.max_retries) == ("functions.update.handler", -1)
     assert template.table()["KeySchema"][0]["AttributeName"] == "pk"
@@ -390,8 +404,7 @@ def test_the_functions_may_do_what_they_do() -> None:
     }
     assert ("dynamodb", "getitem") in called
     stack = Stack(TEXT)
-    roles = ("ScoreRole", "CollectRole", "UpdateRole")
-    granted = {tuple(action.lower().split(":")) for role in roles for action, _ in stack.allowed(role)}
+    granted = {tuple(action.lower().split(":")) for role in ROLES for action, _ in stack.allowed(role)}
     by_lambda = {("kinesis", action.lower()) for action in READ_STREAM} | {("sqs", "sendmessage")}
     logging = {("logs", "createlogstream"), ("logs", "putlogevents")}
     assert granted - by_lambda - logging - {("s3", "listbucket")} == called

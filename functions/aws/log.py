@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from functions.aws.clients import Failure, client, unavailable
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where in the log a record is."""
+
+    shard: str
+    sequence: str
 
 
 def log_client() -> Any:
@@ -18,8 +27,8 @@ class Log:
     def __init__(self, kinesis: Any, stream: str) -> None:
         self._kinesis, self._stream = kinesis, stream
 
-    def put(self, user_key: str, data: bytes, after: str | None = None) -> str:
-        """Append one record of a user and return its sequence number; raises Unavailable, Throttled.
+    def put(self, user_key: str, data: bytes, after: str | None = None) -> Position:
+        """Append one record of a user and return where it is; raises Unavailable, Throttled.
 
         `after` is the sequence number of the user's record before it: the log then keeps their order.
         A lost answer may leave the record in the log twice; whoever folds it knows it by its event id.
@@ -31,4 +40,4 @@ class Log:
             )
         except Failure as error:
             raise unavailable(error, f"record into {self._stream}") from error
-        return str(answer["SequenceNumber"])
+        return Position(str(answer["ShardId"]), str(answer["SequenceNumber"]))

@@ -10,14 +10,16 @@ from typing import Any
 from botocore.exceptions import ConnectionClosedError, HTTPClientError
 
 from functions.aws.clients import Failure, client, error_code, unavailable
+from functions.core.erasure import is_tombstone
 from functions.core.errors import CorruptRow, VersionConflict
 from functions.core.user_row import UserRow, decode, encode
 
 LIFETIME_S = 390 * 86_400  # a row that no event reaches for 13 months is forgotten
+TOMBSTONE_S = 8 * 86_400  # longer than the stream keeps a record
 BATCH = 100  # BatchGetItem's own limit
 BATCH_TRIES, BACKOFF_S = 5, 0.05
 WRITERS = 16
-BINARY = frozenset({"state", "vector", "ring", "last", "fav", "seen", "marks", "wid"})
+BINARY = frozenset({"state", "vector", "ring", "last", "fav", "seen", "marks", "wid", "era"})
 NUMBERS = frozenset({"v", "ttl"})
 
 
@@ -51,7 +53,7 @@ class Rows:
         try:
             answer = self._get(key)
         except Failure as error:
-            raise unavailable(error, f"row of {key} from {self._table}") from error
+            raise unavailable(error, f"row from {self._table}") from error
         return from_item(answer["Item"]) if "Item" in answer else None
 
     def get_many(self, keys: Iterable[str], in_time: Callable[[], bool] = lambda: True) -> Fetched:
@@ -65,13 +67,15 @@ class Rows:
             self._get_batch(wanted[start : start + BATCH], fetched, in_time)
         return fetched
 
-    def put(self, key: str, row: UserRow, expected_version: int, now_s: int) -> None:
-        """Write the row if the stored one is at `expected_version` (0: there is none).
+    def put(self, key: str, row: UserRow, expected_version: int | None, now_s: int) -> None:
+        """Write the row if the stored one is at `expected_version` (0: there is none; None: whatever it is).
 
         Raises VersionConflict, Unavailable, Throttled; CorruptRow for what must not be stored.
         """
         condition: dict[str, Any] = {"ConditionExpression": "attribute_not_exists(pk)"}
-        if expected_version > 0:
+        if expected_version is None:
+            condition = {}
+        elif expected_version > 0:
             condition = {
                 "ConditionExpression": "v = :v",
                 "ExpressionAttributeValues": {":v": {"N": str(expected_version)}},
@@ -81,8 +85,8 @@ class Rows:
             self._dynamodb.put_item(TableName=self._table, Item=item, **condition)
         except Failure as error:
             if error_code(error) == "ConditionalCheckFailedException":
-                raise VersionConflict(f"row of {key}: no longer at version {expected_version}") from error
-            raise unavailable(error, f"row of {key} into {self._table}") from error
+                raise VersionConflict(f"row: no longer at version {expected_version}") from error
+            raise unavailable(error, f"row into {self._table}") from error
 
     def _get(self, key: str) -> Any:
         wanted = {"TableName": self._table, "Key": {"pk": {"S": key}}, "ConsistentRead": True}
@@ -115,7 +119,8 @@ class Rows:
 
 def to_item(key: str, row: UserRow, now_s: int) -> dict[str, Any]:
     """The DynamoDB item for a row; raises CorruptRow for a row that must not be stored."""
-    values = {**encode(row), "ttl": now_s + LIFETIME_S}
+    lifetime_s = TOMBSTONE_S if is_tombstone(row) else LIFETIME_S
+    values = {**encode(row), "ttl": now_s + lifetime_s}
     item: dict[str, Any] = {"pk": {"S": key}}
     for name, value in values.items():
         if name in BINARY:

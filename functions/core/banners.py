@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from functions.core.ranking import Choice, impressions_in_last_day, rank
 from functions.core.requests import BannerRequest
 from functions.core.served import Candidates, ServedBundle
 from functions.core.slots import Slot
+from functions.core.times import rfc3339
 from functions.core.tokens import Decision
 from functions.core.user_row import UserRow
 
@@ -78,7 +78,7 @@ def answer(
         **_body(banners, chosen.tier, bundle, version),
         "folded_ahead": chosen.folded_ahead,
         "already_in_row": list(chosen.already_in_row),
-        "last_event_time": _rfc3339(chosen.row.last_s) if chosen.row.ring else None,
+        "last_event_time": rfc3339(chosen.row.last_s) if chosen.row.ring else None,
     }
 
 
@@ -166,7 +166,3 @@ def _body(
         "row": version,
     }
     return {"banners": banners, "tier": tier, "versions": versions}
-
-
-def _rfc3339(time_s: int) -> str:
-    return datetime.fromtimestamp(time_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

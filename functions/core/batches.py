@@ -12,7 +12,7 @@ from typing import Any
 
 from functions.core.errors import InvalidEvent
 from functions.core.events import Event
-from functions.core.records import MAX_RECORD_BYTES, decode_record
+from functions.core.records import MAX_RECORD_BYTES, Erasure, decode_record
 from functions.core.user_row import MAX_SEQUENCE, UserRow
 
 MAX_BASE64 = 4 * -(-MAX_RECORD_BYTES // 3)
@@ -20,13 +20,15 @@ MAX_BASE64 = 4 * -(-MAX_RECORD_BYTES // 3)
 
 @dataclass(frozen=True)
 class StreamRecord:
-    """One record as Lambda hands it over; `event` is None and `reason` says why where it cannot be folded."""
+    """One record as Lambda hands it over: an event, or an erasure, or the `reason` why it is neither."""
 
     shard: str
     sequence: int
     raw: Mapping[str, Any]
     user_key: str = ""
     event: Event | None = None
+    erasure: Erasure | None = None
+    arrived_s: int = 0
     reason: str = ""
 
 
@@ -39,7 +41,7 @@ def by_user(records: Iterable[StreamRecord]) -> dict[str, list[StreamRecord]]:
     """The records that can be folded, by user key, each user's in log order."""
     users: dict[str, list[StreamRecord]] = {}
     for record in records:
-        if record.event is not None:
+        if not record.reason:
             users.setdefault(record.user_key, []).append(record)
     return users
 
@@ -64,23 +66,26 @@ def _read(record: Mapping[str, Any]) -> StreamRecord:
     kinesis = record["kinesis"]
     shard, sequence = str(record["eventID"]).split(":")[0], int(kinesis["sequenceNumber"])
     try:
-        key, event = _decode(kinesis, sequence)
+        arrived_s = int(kinesis["approximateArrivalTimestamp"])
+        key, said = _decode(kinesis, sequence, arrived_s)
     except InvalidEvent as error:
         return StreamRecord(shard, sequence, record, reason=str(error))
     except Exception as error:  # whatever it is, the same bytes would do it again, for ever
         return StreamRecord(shard, sequence, record, reason=f"{type(error).__name__}: {error}")
-    return StreamRecord(shard, sequence, record, key, event)
+    if isinstance(said, Erasure):
+        return StreamRecord(shard, sequence, record, key, erasure=said, arrived_s=arrived_s)
+    return StreamRecord(shard, sequence, record, key, event=said, arrived_s=arrived_s)
 
 
-def _decode(kinesis: Mapping[str, Any], sequence: int) -> tuple[str, Event]:
+def _decode(kinesis: Mapping[str, Any], sequence: int, arrived_s: int) -> tuple[str, Event | Erasure]:
     if not 0 <= sequence <= MAX_SEQUENCE:
         raise InvalidEvent("sequence number", sequence, "0 to 129 digits")
     text = kinesis.get("data") or ""
     if len(text) > MAX_BASE64:
         raise InvalidEvent("record", f"{len(text)} characters of base64", f"at most {MAX_BASE64}")
     data = base64.b64decode(text, validate=True)
-    key, event = decode_record(data, int(kinesis["approximateArrivalTimestamp"]))
+    key, said = decode_record(data, arrived_s)
     if kinesis["partitionKey"] != key:
         # of another shard, or of another batch under way at once: its place in the user's order is not known
-        raise InvalidEvent("partition key", kinesis["partitionKey"], f"the user key {key}")
-    return key, event
+        raise InvalidEvent("partition key", "another", "the record's user key")
+    return key, said

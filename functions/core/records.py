@@ -1,10 +1,11 @@
-"""Stream records: how `collect` writes an event into the log and how every reader of the log reads it."""
+"""Stream records: how an event or an erasure is written into the log, and how every reader reads it."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from functions.core.errors import InvalidEvent
@@ -12,13 +13,21 @@ from functions.core.events import Event, parse_event
 
 MAX_RECORD_BYTES = 32 * 2**10
 USER_KEY = re.compile(r"[A-Za-z0-9_-]{22}")
-FIELDS = {"user_key", "event"}
+RECEIPT = re.compile(r"[0-9a-f]{16}")
+FIELDS = ({"user_key", "event"}, {"user_key", "erase"})
 # Never unpacked: one record is one event, and how large a packed one is shows only when it is unpacked.
 PACKED = {
     b"\xf3\x89\x9a\xc2": "aggregated by the Kinesis Producer Library",
     b"\x1f\x8b": "compressed by gzip",
     b"\x28\xb5\x2f\xfd": "compressed by zstd",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Erasure:
+    """The user is forgotten from here on: whatever the log has of the user before this is in no row."""
+
+    receipt: bytes  # 8, made at random for each request
 
 
 def _refuse(constant: str) -> NoReturn:
@@ -39,8 +48,13 @@ def encode_record(user_key: str, event: Mapping[str, Any]) -> bytes:
     return data.encode()
 
 
-def decode_record(data: bytes, now_s: int) -> tuple[str, Event]:
-    """User key and event of a record that arrived at `now_s`; raises InvalidEvent."""
+def encode_erasure(user_key: str, receipt: bytes) -> bytes:
+    """The record that erases a user."""
+    return json.dumps({"user_key": user_key, "erase": receipt.hex()}, separators=(",", ":")).encode()
+
+
+def decode_record(data: bytes, now_s: int) -> tuple[str, Event | Erasure]:
+    """User key and event, or erasure, of a record that arrived at `now_s`; raises InvalidEvent."""
     if len(data) > MAX_RECORD_BYTES:
         raise InvalidEvent("record", f"{len(data)} bytes", f"at most {MAX_RECORD_BYTES} bytes")
     for magic, packing in PACKED.items():
@@ -50,9 +64,17 @@ def decode_record(data: bytes, now_s: int) -> tuple[str, Event]:
         record = JSON.decode(data.decode())
     except (ValueError, RecursionError) as error:
         raise InvalidEvent("record", data[:100], f"JSON in UTF-8 ({error})") from error
-    if not isinstance(record, dict) or set(record) != FIELDS:
-        raise InvalidEvent("record", str(record)[:100], f"an object with {sorted(FIELDS)}")
+    if not isinstance(record, dict) or set(record) not in FIELDS:
+        raise InvalidEvent("record", str(record)[:100], "an object with user_key and event")
     key = record["user_key"]
     if not isinstance(key, str) or not USER_KEY.fullmatch(key):
         raise InvalidEvent("user_key", key, "22 characters of base64url")
+    if "erase" in record:
+        return key, _erasure(record["erase"])
     return key, parse_event(record["event"], now_s)
+
+
+def _erasure(receipt: object) -> Erasure:
+    if not isinstance(receipt, str) or not RECEIPT.fullmatch(receipt):
+        raise InvalidEvent("erase", receipt, "16 hex digits")
+    return Erasure(bytes.fromhex(receipt))

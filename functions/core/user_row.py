@@ -138,6 +138,8 @@ class UserRow:
     marks: tuple[tuple[bytes, int], ...] = ()
     version: int = 0
     wid: bytes = bytes(8)
+    erased: bytes = b""  # receipt of the last erasure, 8 bytes
+    erasing_since_s: int = 0  # when it was asked for, while the log has yet to bring it; else 0
 
     def __post_init__(self) -> None:
         if not isinstance(self.ring, Ring):  # a plain sequence of entries
@@ -196,6 +198,7 @@ def encode(row: UserRow) -> dict[str, object]:
         "marks": b"".join(_pack_mark(key, sequence) for key, sequence in row.marks),
         "v": row.version,
         "wid": row.wid,
+        **({"era": _pack_era(row)} if row.erased else {}),
     }
 
 
@@ -203,6 +206,7 @@ def decode(attributes: Mapping[str, object]) -> UserRow:
     """The row that `encode` made; raises CorruptRow naming the attribute."""
     ring = _bytes(attributes, "ring", _ENTRY.size)
     seen = _bytes(attributes, "seen", _SEEN.size)
+    erased, erasing_since_s = _unpack_era(attributes)
     return UserRow(
         state=np.frombuffer(_bytes(attributes, "state", 2), "<f2").astype(np.float16),
         vector=np.frombuffer(_bytes(attributes, "vector", 2), "<f2").astype(np.float16),
@@ -214,6 +218,8 @@ def decode(attributes: Mapping[str, object]) -> UserRow:
         marks=_unpack_marks(_bytes(attributes, "marks", 1)),
         version=int(str(attributes["v"])),
         wid=_bytes(attributes, "wid", 8),
+        erased=erased,
+        erasing_since_s=erasing_since_s,
     )
 
 
@@ -233,6 +239,17 @@ def _bytes(attributes: Mapping[str, object], name: str, unit: int) -> bytes:
         size = len(value) if isinstance(value, bytes) else None
         raise CorruptRow(f"{name}: {size} bytes; expected a multiple of {unit} (user row)")
     return value
+
+
+def _pack_era(row: UserRow) -> bytes:
+    return row.erased + (row.erasing_since_s.to_bytes(4, "big") if row.erasing_since_s else b"")
+
+
+def _unpack_era(attributes: Mapping[str, object]) -> tuple[bytes, int]:
+    value = _bytes(attributes, "era", 4) if "era" in attributes else b""
+    if len(value) not in (0, 8, 12):
+        raise CorruptRow(f"era: {len(value)} bytes; expected 8 or 12 (user row)")
+    return value[:8], int.from_bytes(value[8:], "big")
 
 
 def _pack_mark(key: bytes, sequence: int) -> bytes:

@@ -34,7 +34,7 @@ def full_row() -> UserRow:
         row = row.with_impression(item_key(f"i{n}"), 2**32 - 1)
     for n in range(MARKS + 1):
         row = row.with_mark(f"shardId-{n:012d}", MAX_SEQUENCE)
-    return row
+    return replace(row, erased=b"\xff" * 8)
 
 
 def stored_bytes(attributes: dict[str, object]) -> int:
@@ -83,7 +83,7 @@ def test_a_value_that_is_not_finite_is_never_stored() -> None:
             encode(replace(row, state=np.full(4, bad, np.float16)))
 
 
-@pytest.mark.parametrize("name", ["state", "vector", "ring", "last", "fav", "seen", "marks", "wid"])
+@pytest.mark.parametrize("name", ["state", "vector", "ring", "last", "fav", "seen", "marks", "wid", "era"])
 def test_a_truncated_attribute_is_named(name: str) -> None:
     attributes = encode(replace(full_row(), wid=b"12345678"))
     attributes[name] = attributes[name][:-1]  # type: ignore[index]

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from functions import collect, score, update
+from functions import collect, me, score, update
 from functions.aws.rows import from_item
 from tests.functions.account import Account, Context, credential, key_of
 
@@ -44,6 +44,8 @@ ANSWERS = {
     "banners_no_credential": Expected(score.handler, 401),
     "visitors": Expected(score.handler, 201),
     "health": Expected(score.handler, has={"status": "ok", "items": 62}),
+    "me_held": Expected(score.handler, has={"user_key": key_of("ann")}, before=BATCH),
+    "me_erase": Expected(me.handler, has={"status": "erased"}, before=BATCH),
     "unknown_route": Expected(score.handler, 404),
     "events_single": Expected(collect.handler, 202, has={"accepted": 1}),
     "events_batch": Expected(collect.handler, 202, has={"accepted": 3}),
@@ -52,6 +54,7 @@ ANSWERS = {
 # batch → events in the ring of each user afterwards, records in quarantine
 BATCHES = {
     "kinesis_batch": ({"ann": 3, "bob": 1}, 0),
+    "kinesis_erasure": ({"ann": 1, "bob": 1}, 0),
     "kinesis_redelivery": ({"ann": 3, "bob": 2}, 0),
     "kinesis_poison": ({"bob": 2}, 2),
     "kinesis_unknown_item": ({"bob": 1}, 0),

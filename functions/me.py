@@ -1,0 +1,106 @@
+"""`DELETE /v1/me`: a user is forgotten.
+
+First the erasure goes into the log, in the user's own order: from then on it is certain, and every replay
+does it too. Then the row is replaced by a tombstone, so that nobody waits for the log to come to it.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+from aws_lambda_powertools.event_handler import Response
+
+from functions.aws.background import Background
+from functions.aws.gateway import body_of, credential_of, query_of, reply, resolver, serve
+from functions.aws.log import Log, Position, log_client
+from functions.aws.rows import Rows, patient_client
+from functions.aws.secret import REFRESH_S, Secret, secret_client
+from functions.aws.settings import Settings
+from functions.aws.telemetry import emit
+from functions.core.erasure import receipt_claims, tombstone
+from functions.core.errors import CorruptRow, Unavailable, VersionConflict
+from functions.core.events import user_key
+from functions.core.records import encode_erasure
+from functions.core.requests import require_empty, require_no_query, subject
+from functions.core.times import rfc3339
+from functions.core.tokens import Keys, sign
+
+TRIES = 5  # when the stream's reader writes the row meanwhile
+app = resolver()
+
+
+@dataclass(frozen=True)
+class Erased:
+    """What the user is told: when, and a signed token that says so."""
+
+    time_s: int
+    receipt: str
+
+    def body(self) -> dict[str, str]:
+        """The answer of `DELETE /v1/me`."""
+        return {"status": "erased", "erased_at": rfc3339(self.time_s), "receipt": self.receipt}
+
+
+class Eraser:
+    """What a warm environment keeps."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.log = Log(log_client(), settings.stream)
+        self.rows = Rows(patient_client(), settings.table)
+        self.secret = Secret(secret_client(), settings.secret)
+        self.rotation = Background(self.secret.refresh, REFRESH_S)
+
+    def erase(self, key: str, keys: Keys, now_s: int) -> Erased:
+        """Forget the user of a key; raises Unavailable where it must be asked for again."""
+        receipt = secrets.token_bytes(8)
+        position = self.log.put(key, encode_erasure(key, receipt))
+        self._bury(key, receipt, position, now_s)
+        emit({"Erasures": 1})
+        return Erased(now_s, sign(receipt_claims(key, receipt, now_s), keys))
+
+    def _bury(self, key: str, receipt: bytes, position: Position, now_s: int) -> None:
+        """Replace the row by a tombstone, unless the log has brought the erasure to it already."""
+        for _ in range(TRIES):
+            try:
+                row = self.rows.get(key)
+                if row and (row.erased == receipt or row.mark(position.shard) >= int(position.sequence)):
+                    return
+                new = replace(tombstone(row, receipt, now_s), wid=os.urandom(8))
+                expected = row.version if row else 0
+                self.rows.put(key, replace(new, version=expected + 1), expected, now_s)
+                return
+            except VersionConflict:
+                continue
+            except CorruptRow:  # nobody writes such a row; a version that no writer can have read
+                new = replace(tombstone(None, receipt, now_s), version=now_s, wid=os.urandom(8))
+                self.rows.put(key, new, None, now_s)
+                return
+        raise Unavailable(f"another writer was faster {TRIES} times; ask again")
+
+
+@cache
+def eraser() -> Eraser:
+    """The one Eraser of this environment."""
+    return Eraser(Settings.from_environment())
+
+
+def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
+    """Answer one API Gateway event (payload 2.0)."""
+    return serve(app, event, context)
+
+
+@app.delete("/v1/me")
+def erase() -> Response[str]:
+    """Forget the visitor whom the credential names."""
+    own = eraser()
+    secret, now_s = own.secret.get(), time.time()
+    own.rotation.tick()
+    key = user_key(secret.pseudonym, subject(credential_of(app), secret.keys, now_s))
+    require_no_query(query_of(app))
+    require_empty(*body_of(app))
+    return reply(own.erase(key, secret.keys, int(now_s)).body())

@@ -55,7 +55,7 @@ def send(*events: Json, user: str = "ann") -> None:
 def batch(account: Account) -> list[Json]:
     """All that the stream has, as Lambda delivers it."""
     return [
-        stream_record("", record["Data"], int(record["SequenceNumber"]), SHARDS[0])
+        stream_record(record["PartitionKey"], record["Data"], int(record["SequenceNumber"]), SHARDS[0])
         for record in account.records()
     ]
 
@@ -176,9 +176,9 @@ def test_an_erasure_that_is_in_the_log_twice_counts_once(account: Account) -> No
     receipt = b"12345678"
     records = [
         stream_record(ANN, behaviour(1), 1),
-        stream_record("", encode_erasure(ANN, receipt), 2),
+        stream_record(ANN, encode_erasure(ANN, receipt), 2),
         stream_record(ANN, behaviour(2), 3),
-        stream_record("", encode_erasure(ANN, receipt), 4),
+        stream_record(ANN, encode_erasure(ANN, receipt), 4),
     ]
     assert deliver(records) == []
     assert ring() == [event_hash("e2")]

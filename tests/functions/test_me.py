@@ -87,7 +87,7 @@ def test_an_erasure_takes_the_row_at_once_and_is_signed(account: Account) -> Non
     claims = verify(answer["receipt"], KEYS, time.time())
     assert (claims["kind"], claims["user_key"]) == ("erasure", ANN) and "sub" not in claims
     row = row_of("ann")
-    assert (row.ring, row.seen, row.state.size, row.vector.size) == ((), (), 0, 0)
+    assert (len(row.ring), row.seen, row.state.size, row.vector.size) == (0, (), 0, 0)
     assert row.version == 2  # a writer that read the row before fails its condition
     assert held()["row"]["events"] == []
     expires_s = int(account.items()[ANN]["ttl"]["N"])
@@ -200,7 +200,7 @@ def test_a_row_that_nobody_can_read_is_erased_too(account: Account) -> None:
     assert deliver(batch(account)) == []
     account.dynamodb.put_item(TableName=TABLE, Item={**account.items()[ANN], "ring": {"B": b"cut"}})
     assert erase()[0] == 200
-    assert row_of("ann").ring == ()
+    assert len(row_of("ann").ring) == 0
 
 
 def test_when_the_log_does_not_take_it_nothing_is_said_to_be_erased(

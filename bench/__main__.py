@@ -9,6 +9,7 @@ MEASUREMENTS = {
     "leave-one-out": "bench.leave_one_out",
     "log": "bench.log",
     "quality": "bench.quality",
+    "scoring": "bench.scoring",
     "step": "bench.step",
     "stream": "bench.stream",
     "training": "bench.training",

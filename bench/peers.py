@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from export.score import ACCURACY_LEVEL, IR_VERSION, quantize
-from export.towers import OPSET
+from functions.core.models import OPSET
 from functions.core.runtime import session_options
 
 Table = NDArray[np.float32]

@@ -32,8 +32,6 @@ for name, kind in kinds.items():
 print(json.dumps(said))
 """
 needs_qemu = pytest.mark.skipif(QEMU is None or sys.platform != "linux", reason="no qemu-user here")
-    QEMU is None or sys.platform != "linux", reason="no qemu-user on this machine"
-)
 
 
 @pytest.fixture(scope="module")

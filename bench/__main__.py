@@ -6,6 +6,7 @@ import importlib
 import sys
 
 MEASUREMENTS = {
+    "cost": "bench.cost",
     "handler": "bench.handler",
     "leave-one-out": "bench.leave_one_out",
     "log": "bench.log",

@@ -68,9 +68,13 @@ def measure(items: int, calls: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder, patch.dict(os.environ, ENVIRONMENT):
         with redirect_stdout(sys.stderr):
             account = Account(make_bundle(Path(folder), items))
-        with patch("functions.aws.clients.session", lambda: account), patch("tempfile.tempdir", folder):
-            with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):  # the metrics' lines
-                spent = _in_turns(_cases(items), calls)
+        with (
+            patch("functions.aws.clients.session", lambda: account),
+            patch("tempfile.tempdir", folder),
+            open(os.devnull, "w") as nowhere,
+            redirect_stdout(nowhere),  # the metrics' lines
+        ):
+            spent = _in_turns(_cases(items), calls)
     return {
         **describe(torch.device("cpu")),
         **cpu(),

@@ -39,15 +39,17 @@ class History:
     def __init__(self, seed: int) -> None:
         self.world = world = World(seed)
         rng = world.rng
-        lanes = rng.choice((1, 1, 2, 3))
-        self.log = SimulatedLog(world, rng.randint(1, 2), lanes)
-        self.table, self.bucket = Table(world), Bucket(world)
         self.champion = rng.choice(SPACES)
-        self.shoppers = shoppers(world)
+        self._deploys = rng.choice((0, 1, 2, 2))
+        self.shoppers = shoppers(world, None if self._deploys else self.champion)
+        self._crowd = len(self.shoppers) > 4
+        lanes = rng.choice((1, 1, 2, 3)) if not self._crowd else 1
+        self.log = SimulatedLog(world, rng.randint(1, 2) if not self._crowd else 1, lanes)
+        self.table, self.bucket = Table(world), Bucket(world)
         for shopper in self.shoppers:
             if shopper.item is not None:
                 self.table.items[shopper.key] = shopper.item
-        settings, timeout_s = history_settings(world), float(template_settings()[1])
+        settings, timeout_s = history_settings(world, self._crowd), float(template_settings()[1])
         self.function = Function(world, self.table, self.bucket, lambda: self.champion, timeout_s)
         self.acknowledged = Acknowledged(world, self.log, self.table, self.bucket)
         self.discarded: list[dict[str, Any]] = []
@@ -61,7 +63,6 @@ class History:
             self.discarded.append,
         )
         self._writer = Log(self.log, STREAM)
-        self._deploys = rng.choice((0, 1, 2, 2))
         self._misfortunes = self._plan()
         world.elsewhere = self._elsewhere
 
@@ -78,7 +79,7 @@ class History:
     def _live(self) -> None:
         world, rng = self.world, self.world.rng
         while any(shopper.outbox for shopper in self.shoppers) and not world.violations:
-            if rng.random() < 0.5:
+            if self._crowd or rng.random() < 0.5:
                 self._send(rng.choice([s for s in self.shoppers if s.outbox]))
             else:
                 self._poll()
@@ -137,7 +138,9 @@ class History:
         raw, shopper.outbox = shopper.outbox[:count], shopper.outbox[count:]
         checked = [collect.check(event, shopper.key, SHOP, world.now_s, "") for event in raw]
         before = [self.log.taken[shopper.key, event["event_id"]] for event in raw]
+        self.log.orderings.clear()
         results = collect.append(self._writer, shopper.key, checked)
+        self._check_ordering()
         again = []
         for event, taken, result in zip(raw, before, results, strict=True):
             if result["status"] == collect.ACCEPTED:
@@ -150,6 +153,14 @@ class History:
                 world.wrong(f"{event['event_id']}: refused: {result}")
         shopper.outbox[:0] = again
 
+    def _check_ordering(self) -> None:
+        """Each record of a request names the one before it, so that the log keeps their order."""
+        before = ""
+        for named, sequence in self.log.orderings:
+            if named != before:
+                self.world.wrong(f"record {sequence} was put after {named!r}; expected after {before!r}")
+            before = sequence
+
     def _plan(self) -> list[Misfortune]:
         """The misfortunes of this history: each comes often in some, and in others never."""
         rng = self.world.rng
@@ -161,10 +172,11 @@ class History:
             (0.02, self._split),
             (0.02, self._merge),
             (0.02, self._update_shard_count),
-            (0.12 if self._deploys else 0.0, self._deploy),
             (0.01, self._outage),
+            (0.01, self._slow_table),
         ]
-        return [Misfortune(chance * rng.choice((0, 1, 3)), act) for chance, act in chances]
+        planned = [Misfortune(chance * rng.choice((0, 1, 3)), act) for chance, act in chances]
+        return [*planned, Misfortune(0.2 if self._deploys else 0.0, self._deploy)]
 
     def _duplicate(self) -> None:
         """A client that did not hear the answer sends an event again, as it was."""
@@ -246,6 +258,10 @@ class History:
         self.champion = SPACES[1 - SPACES.index(self.champion)]
         if self.world.rng.random() < 0.3:
             self.function.end_all()
+
+    def _slow_table(self) -> None:
+        self.world.happened("slow table")
+        self.world.slow_until_s = self.world.now_s + self.world.rng.choice((30.0, 100.0))
 
     def _outage(self) -> None:
         self.world.happened("table outage")

@@ -175,9 +175,14 @@ class _Checkpoint:
         self.mapping.on_checkpoint(shard, self.lane, sequence)
 
 
-def history_settings(world: World) -> MappingSettings:
-    """The template's mapping with small batches: what fits into one decides what can go wrong in it."""
+def history_settings(world: World, crowd: bool) -> MappingSettings:
+    """The template's mapping with small batches: what fits into one decides what can go wrong in it.
+
+    A crowd comes in one batch.
+    """
     settings, _ = template_settings()
     rng = world.rng
+    if crowd:
+        return replace(settings, window_s=2.0)
     size = min(settings.batch_size, rng.choice((1, 3, 6, 10, 20, 100)))
     return replace(settings, batch_size=size, window_s=rng.choice((0.0, 0.0, 0.3, 2.0)))

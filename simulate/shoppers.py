@@ -40,7 +40,7 @@ CORRUPTIONS = (
     ("seen", bytes(11)),
     ("fav", bytes(7)),
     ("marks", b"cut"),
-    ("wid", b"seven b"),
+    ("wid", bytes(16)),
 )
 SKEWS = {
     "clock skew of an hour": (-3_600, 3_600),
@@ -88,24 +88,24 @@ def reference(space: str) -> Reference:
     return Reference(step, blank, space)
 
 
-def shoppers(world: World) -> list[Shopper]:
-    """The users of a history, some with a past."""
+def shoppers(world: World, steady: str | None) -> list[Shopper]:
+    """The users of a history, some with a past; `steady`: the only space of this history, if there is one."""
     rng = world.rng
-    count = 104 if rng.random() < 0.002 else rng.randint(1, 4)
+    count = 104 if rng.random() < 0.004 else rng.randint(1, 4)
     found = []
     for nth in range(count):
         shopper = Shopper(key_of(nth))
         length = 1 if count > 4 else rng.randint(1, 8)
         if count <= 4 and rng.random() < 0.03:
             length = rng.randint(70, 140)
-        shopper.outbox = [_event(world, f"{nth}-{n}") for n in range(length)]
+        shopper.outbox = [_event(world, nth, n) for n in range(length)]
         if rng.random() < 0.5:
-            _give_past(shopper, rng)
+            _give_past(shopper, rng, steady)
         found.append(shopper)
     return found
 
 
-def _give_past(shopper: Shopper, rng: Random) -> None:
+def _give_past(shopper: Shopper, rng: Random, steady: str | None) -> None:
     """A row as another history left it, often as full as can be."""
     row = reference(rng.choice((*SPACES, *SPACES, RETIRED)))
     width = STATE if row.space != RETIRED else STATE + 2
@@ -135,15 +135,20 @@ def _give_past(shopper: Shopper, rng: Random) -> None:
     if rng.random() < 0.06:
         shopper.corrupt = True
         name, value = rng.choice(CORRUPTIONS)
+        if row.space == steady:  # of widths that the space does not have
+            name, value = "state", bytes(2 * STATE + 2)
         shopper.item[name] = {"B": value}
 
 
 def _give_favourites(row: Reference, rng: Random) -> None:
     count = rng.choice((0, 5, PLACES - 1, PLACES, PLACES))
     names = [*CATALOGUE, *(f"old-{n}" for n in range(40))]
+    floor = rng.choice((1, 1, 31, 32, 33, 95, 96, 97))
     for name in rng.sample(names, min(count, len(names))):
         kept = int.from_bytes(item_key(name)[:4], "big") >> 3 << 3 | rng.choice((1, 4))
-        row.fav[kept.to_bytes(4, "big")] = rng.choice((1, 2, 31, 32, 33, 64, 95, 96, 97, 254, 255))
+        row.fav[kept.to_bytes(4, "big")] = max(
+            floor, rng.choice((1, 2, 31, 32, 33, 64, 95, 96, 97, 254, 255))
+        )
     row.turn = rng.randrange(8)
     dismissed = {act.item[:4] for act in row.ring if act.kind == DISMISS}
     prefixes = {int.from_bytes(d, "big") >> 3 << 3 for d in dismissed}
@@ -163,8 +168,8 @@ def _stored(key: str, row: Reference, version: int) -> Item:
     return item
 
 
-def _event(world: World, event_id: str) -> dict[str, Any]:
-    rng = world.rng
+def _event(world: World, user: int, nth: int) -> dict[str, Any]:
+    rng, event_id = world.rng, f"{user}-{nth}"
     kind = rng.choice(TYPES)
     items = STRANGERS if rng.random() < 0.08 else CATALOGUE
     item = BROKEN if rng.random() < 0.012 and kind != "impression" else rng.choice(items)
@@ -174,8 +179,8 @@ def _event(world: World, event_id: str) -> dict[str, Any]:
         event["value"] = value
     if rng.random() < 0.05:
         event["event_id"] += "x" * (128 - len(event_id))
-    elif rng.random() < 0.06:  # what the row of a user with a past may know already
-        event["event_id"] = f"past-{rng.randrange(64)}"
+    elif rng.random() < 0.1:  # what a row with a past may know already, or has only just forgotten
+        event["event_id"] = f"past-{rng.choice((rng.randrange(64), max(nth - 1, 0), nth, nth + 1))}"
     if rng.random() < 0.003:
         _fill(event)
     return event
@@ -244,9 +249,11 @@ def poison(rng: Random, user: str) -> tuple[str, bytes]:
             (user, record(time=1_795_521_600)),
             (user, record(when="now")),
             (user, record(context=[])),
-            (user, record(key=user[:-1])),
-            (user, record(key=user + "A")),
-            (user, record(key=user[:-1] + "*")),
+            (user[:-1], record(key=user[:-1])),
+            (user + "A", record(key=user + "A")),
+            (user[:-1] + "*", record(key=user[:-1] + "*")),
+            (user, record()[:-1] + b', "more": 1}'),
+            (user, record(context={"price": float("nan")})),
             (user, record(key=7)),
             ("another key", record()),
             (user, oversize),

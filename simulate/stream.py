@@ -70,6 +70,7 @@ class SimulatedLog:
         self.by_id: dict[str, OpenShard] = {}
         self.all: list[Logged] = []  # in log order
         self.taken: Counter[tuple[str, str]] = Counter()  # user, event id
+        self.orderings: list[tuple[str, str]] = []  # what each answered record named, and its own number
         step = SLOTS // shards
         for nth in range(shards):
             self._begin(nth * step, SLOTS if nth == shards - 1 else (nth + 1) * step, ())
@@ -89,6 +90,7 @@ class SimulatedLog:
         logged = self.append(PartitionKey, Data, poison=False)
         if fault == "log lost answer":
             raise unanswered(self._world)
+        self.orderings.append((SequenceNumberForOrdering, logged.record.sequence))
         return {"ShardId": logged.shard, "SequenceNumber": logged.record.sequence}
 
     def append(self, partition_key: str, data: bytes, poison: bool) -> Logged:

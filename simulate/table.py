@@ -67,10 +67,9 @@ class Table:
         own = self._world.invocations[-1] if self._world.invocations else None
         if own is not None:
             self._check_request(key, Item, own.space(), own.skew_s)
-            if ConditionExpression is None:
-                self._world.wrong(f"{key}: a write without a condition")
-            if key not in own.read:
-                self._world.wrong(f"{key}: written by somebody whom the table did not tell of it")
+            expected = _expected_version(ConditionExpression, ExpressionAttributeValues or {})
+            if expected is None or expected != own.told.get(key):
+                self._world.wrong(f"{key}: put over version {expected}; the table told {own.told.get(key)}")
 
         def write() -> dict[str, Any]:
             if not self._holds(ConditionExpression, ExpressionAttributeValues or {}, key):
@@ -125,8 +124,7 @@ class Table:
             raise refused("ProvisionedThroughputExceededException", operation)
         if fault in ("lost request", "lost answer"):  # of a read both are the same
             raise unanswered(world)
-        if fault == "slow call":
-            world.now_s += SLOW_S * world.rng.random()
+        self._take_time(fault)
         return fault
 
     def _faulty_write(self, key: str, write: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -137,8 +135,7 @@ class Table:
         fault = world.fault(CALL_FAULTS, WRITE_FAULTS)
         if fault == "throttle":
             raise refused("ProvisionedThroughputExceededException", "PutItem")
-        if fault == "slow call":
-            world.now_s += SLOW_S * world.rng.random()
+        self._take_time(fault)
         if fault in ("crash before call", "crash before write"):
             world.crash()
         if fault == "late write":
@@ -151,6 +148,11 @@ class Table:
         if fault in ("lost request", "lost answer", "late write"):
             raise unanswered(world)
         return write()
+
+    def _take_time(self, fault: str | None) -> None:
+        world = self._world
+        if fault == "slow call" or world.now_s < world.slow_until_s:
+            world.now_s += SLOW_S * world.rng.random()
 
     def _holds(self, condition: str | None, values: Mapping[str, Any], key: str) -> bool:
         if condition is None:
@@ -205,7 +207,8 @@ class Table:
 
     def _told(self, keys: list[str]) -> None:
         if self._world.invocations:
-            self._world.invocations[-1].read.update(keys)
+            versions = {key: int(self.items[key]["v"]["N"]) if key in self.items else 0 for key in keys}
+            self._world.invocations[-1].told |= versions
         for key in keys:
             for write in self._late.get(key, ()):  # the worst moment is right after somebody has read
                 if self._world.rng.random() < 0.5:
@@ -224,6 +227,14 @@ class Table:
     def _consistent(self, consistent: bool) -> None:
         if not consistent:
             self._world.wrong("a read that may be stale: ConsistentRead is not asked for")
+
+
+def _expected_version(condition: str | None, values: Mapping[str, Any]) -> int | None:
+    """The version that a condition wants to find: 0 for no row, None where it does not say."""
+    parsed = CONDITION.fullmatch(condition or "")
+    if parsed is None:
+        return None
+    return 0 if parsed[1] else int(values[parsed[4]]["N"])
 
 
 def _quietly(write: Callable[[], object]) -> None:

@@ -42,6 +42,7 @@ PLANNED_FAULTS = (
     "rollback",
     "cold start",
     "table outage",
+    "slow table",
     "poison",
     "oversize",
     "parallel invocation",
@@ -74,7 +75,7 @@ class Invocation:
 
     ends_s: float
     space: Callable[[], str | None] = lambda: None  # of the bundle that it works with
-    read: set[str] = field(default_factory=set)
+    told: dict[str, int] = field(default_factory=dict)  # the version of each row, 0 for none
     skew_s: float = 0.0
     crashed: bool = False
 
@@ -88,6 +89,7 @@ class World:
     now_s: float = START_S
     calm: bool = False
     outage_ends_s: float = 0.0
+    slow_until_s: float = 0.0
     counts: Counter[str] = field(default_factory=Counter)
     violations: list[str] = field(default_factory=list)
     trace: list[tuple[object, ...]] = field(default_factory=list)

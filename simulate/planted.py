@@ -23,7 +23,7 @@ from functions.core.batches import StreamRecord
 from functions.core.errors import VersionConflict
 from functions.core.fold import Encoder
 from functions.core.histories import Histories, bounds_within
-from functions.core.records import decode_record
+from functions.core.records import Erasure, decode_record
 from functions.core.user_row import UserRow
 from simulate import mapping
 from simulate.encoder import STEPS, Step
@@ -123,6 +123,7 @@ def _any_partition_key(record: Mapping[str, Any]) -> StreamRecord:
     if "partition key" not in read.reason:
         return read
     key, said = decode_record(base64.b64decode(record["kinesis"]["data"]), int(START_S))
+    assert not isinstance(said, Erasure)
     return replace(read, user_key=key, event=said, reason="")
 
 

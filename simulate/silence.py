@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from functions import update
 
 
-def _nothing(
+def nothing(
     counts: Mapping[str, int],
     milliseconds: Mapping[str, float] | None = None,
     dimensions: Mapping[str, str] | None = None,
@@ -19,4 +19,4 @@ def _nothing(
 def silence() -> None:
     """For the rest of this process."""
     logging.disable(logging.CRITICAL)
-    setattr(update, "emit", _nothing)  # noqa: B010 - mypy: not exported
+    setattr(update, "emit", nothing)  # noqa: B010 - mypy: not exported

@@ -14,9 +14,11 @@ import numpy as np
 
 from export.bundle import Source, finish, read_source, write_files
 from export.handover import HeldOut, read_held_out
+from export.levels import table
+from export.report import write_report
 from export.score import NotFinite
 from export.scorers import QUERIES, Chosen, choose
-from export.verify import Proof, prove, table
+from export.verify import Proof, measured, prove
 from functions.core.bundle import verify
 from functions.core.engine import cpu
 from functions.core.errors import VitrineError
@@ -88,15 +90,19 @@ def publish(checkpoint: Path, out: Path, slots: Path | None, max_loss: float) ->
         served = open_bundle(partial)
         proof = prove(source, served, embeddings, held, max_loss)
         served.close()
-        print(table(proof), flush=True)
+        levels = measured(proof, embeddings.shape[1])
+        print(table(levels), flush=True)
         if proof.failures:
             raise Unproven("\n".join(f"  {failure}" for failure in proof.failures))
         name = finish(source, partial, proof.quantization, chosen.scorer)
+        report = _report(partial, name, proof, chosen)
+        write_report(partial, report, levels)
         _move(partial, out / name, name)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+    (out / f"{name}.report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     _write_pointer(out, name)
-    return _report(out, name, proof, chosen)
+    return report
 
 
 def _choose_scorer(source: Source, partial: Path, embeddings: Float16, held: HeldOut) -> Chosen:
@@ -126,10 +132,10 @@ def _write_pointer(out: Path, name: str) -> None:
     os.replace(partial, out / POINTER)
 
 
-def _report(out: Path, name: str, proof: Proof, chosen: Chosen) -> dict[str, object]:
+def _report(bundle: Path, name: str, proof: Proof, chosen: Chosen) -> dict[str, object]:
     """What was published; times are no part of the bundle, whose name is a hash."""
-    manifest = verify(out / name, name)
-    report: dict[str, object] = {
+    manifest = verify(bundle, name)
+    return {
         "id": name,
         "state_space": manifest.state_space,
         "bytes": sum(entry.bytes for entry in manifest.files.values()),
@@ -137,8 +143,6 @@ def _report(out: Path, name: str, proof: Proof, chosen: Chosen) -> dict[str, obj
         "microseconds": proof.microseconds,
         "scorer": {**chosen.scorer, "microseconds": chosen.microseconds, "recall@10": chosen.recall, **cpu()},
     }
-    (out / f"{name}.report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    return report
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from export.handover import Products, read_popularity, read_products
+from export.score import require_finite
 from export.scorers import NBITS, write_scorer
 from export.towers import export_item_tower, export_user_tower
 from functions.core.bundle import Manifest, describe, state_space, write_manifest
@@ -60,6 +61,8 @@ def write_files(source: Source, slots: Mapping[str, Slot], out: Path) -> None:
     export_user_tower(source.towers, out / "user_tower.onnx")
     export_item_tower(source.towers, out / "item_tower.onnx")
     embeddings = embed(out / "item_tower.onnx", source.products.features)
+    require_finite(embeddings)
+    require_finite(source.towers.context.table.detach().half().numpy(), "context row")
     embeddings.astype("<f2").tofile(out / "embeddings.f16")
     showable = source.products.showable
     write_scorer(out, embeddings[:showable], NBITS)

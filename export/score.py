@@ -27,17 +27,36 @@ def quantize(embeddings: NDArray[np.float16]) -> tuple[NDArray[np.uint8], NDArra
 
     Raises NotFinite naming the row. A block of zeros gets the scale 1.
     """
+    require_finite(embeddings)
+    codes, scales = _blockwise(embeddings, 127)
+    return (codes + ZERO_POINT).astype(np.uint8), scales
+
+
+def quantize_nibbles(embeddings: NDArray[np.float16]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """The same in 4 bits: codes [M, blocks, block / 2], two to a byte, the first one in its lower half."""
+    codes, scales = _blockwise(embeddings, 7)
+    halves = (codes + 8).astype(np.uint8)
+    packed: NDArray[np.uint8] = halves[..., ::2] | halves[..., 1::2] * np.uint8(16)
+    return packed, scales
+
+
+def require_finite(embeddings: NDArray[np.float16], what: str = "item row") -> None:
+    """Raises NotFinite naming the first row of [N, d] with a number that is none."""
     bad = np.flatnonzero(~np.isfinite(embeddings).all(1))
     if bad.size:
-        raise NotFinite(f"item row {bad[0]}: embedding {embeddings[bad[0]]}; expected finite numbers")
+        raise NotFinite(f"{what} {bad[0]}: {embeddings[bad[0]]}; expected finite numbers")
+
+
+def _blockwise(embeddings: NDArray[np.float16], top: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Whole numbers -top..top [M, blocks, block] and the scale of each block [M, blocks]."""
     count, block = blocks(embeddings.shape[1])
     wide = np.zeros((len(embeddings), count * block), np.float32)
     wide[:, : embeddings.shape[1]] = embeddings
     parts = wide.reshape(-1, count, block)
     largest = np.abs(parts).max(-1)
-    scales = np.where(largest > 0, largest / 127, 1).astype(np.float32)
-    codes = np.rint(parts / scales[..., None]) + ZERO_POINT
-    return codes.astype(np.uint8), scales
+    scales = np.where(largest > 0, largest / top, 1).astype(np.float32)
+    codes: NDArray[np.float32] = np.rint(parts / scales[..., None])
+    return codes, scales
 
 
 def quantize_columns(embeddings: NDArray[np.float16]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
@@ -51,7 +70,7 @@ def quantize_columns(embeddings: NDArray[np.float16]) -> tuple[NDArray[np.int8],
     return np.ascontiguousarray(np.rint(wide / scales[:, None]).astype(np.int8).T), scales
 
 
-def write_score_graph(path: Path, showable: int, dim: int) -> None:
+def write_score_graph(path: Path, showable: int, dim: int, bits: int = 8) -> None:
     """`vector` float32 [1, d] → `scores` float32 [1, showable], by MatMulNBits.
 
     Codes and scales are external initializers, which the runtime is handed when it opens the graph: the graph
@@ -65,11 +84,11 @@ def write_score_graph(path: Path, showable: int, dim: int) -> None:
         domain="com.microsoft",
         K=dim,
         N=showable,
-        bits=8,
+        bits=bits,
         block_size=block,
         accuracy_level=ACCURACY_LEVEL,
     )
-    codes = _handed_over("codes", TensorProto.UINT8, [showable, count, block])
+    codes = _handed_over("codes", TensorProto.UINT8, [showable, count, block * bits // 8])
     _write_graph(path, [scan], codes, showable * count, (dim, showable))
 
 

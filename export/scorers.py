@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Protocol
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from export.score import quantize, quantize_columns, write_column_graph, write_s
 from functions.core.engine import open_search
 from functions.core.index import Lists
 from functions.core.ranking import top_k_numpy
-from functions.core.scorer import Scorer
+from functions.core.scorer import Scorer, Top
 from functions.core.user_row import Float16
 
 CUT = 10
@@ -29,6 +30,14 @@ QUERIES, ROUNDS = 100, 5
 NO_LISTS = b"no lists"  # no file is empty: damage to one is always damage
 NBITS: dict[str, object] = {"kind": "nbits"}
 Named = tuple[dict[str, object], Scorer]
+
+
+class Timed(Protocol):
+    """Whatever finds the best rows for a vector."""
+
+    def top(self, vector: Float16, k: int) -> Top:
+        """At most k rows and their scores, best first."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -113,7 +122,7 @@ def recall_at(scorer: Scorer, vectors: Float16, embeddings: Float16, cut: int = 
     return found / wanted if wanted else 1.0
 
 
-def microseconds(scorers: Mapping[str, Scorer], vectors: Float16) -> dict[str, float]:
+def microseconds(scorers: Mapping[str, Timed], vectors: Sequence[Float16] | Float16) -> dict[str, float]:
     """Median CPU time of a query of each, all of them in turns."""
     spent: dict[str, list[float]] = {kind: [] for kind in scorers}
     for _ in range(ROUNDS):

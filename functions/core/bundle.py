@@ -30,6 +30,7 @@ FILES = (
     "vocabulary.json",
 )
 MAX_MANIFEST_BYTES = 4 * 2**20
+REPORT, SUMS = "report", "SHA256SUMS"  # for people: no part of what is fetched and served
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,21 @@ def verify(directory: Path, expected_id: str | None = None) -> Manifest:
     manifest = parse_manifest(data, str(path))
     for name, stated in manifest.files.items():
         _check_file(directory / name, stated)
+    if (directory / REPORT).exists():
+        _check_report(directory / REPORT)
     return manifest
+
+
+def report_sums(folder: Path) -> str:
+    """What SUMS says of the files in a bundle's report, in the form of sha256sum."""
+    names = sorted(path.name for path in folder.iterdir() if path.name != SUMS)
+    return "".join(f"{_entry(folder / name).sha256}  {name}\n" for name in names)
+
+
+def _check_report(folder: Path) -> None:
+    stated, found = _read_small(folder / SUMS), report_sums(folder)
+    if stated != found.encode():
+        raise CorruptBundle(f"{folder}: its files have the sums\n{found}; expected those in {SUMS}")
 
 
 def parse_manifest(data: bytes, place: str) -> Manifest:

@@ -148,7 +148,7 @@ def table(measured: Mapping[str, Measured]) -> str:
         "|---|---|---|---|---|---|",
     ]
     for name, row in measured.items():
-        share = f"{row.ndcg / base:.4f}" if base else "–"
+        share = f"{row.ndcg / base:.4f}" if base else "-"
         lines.append(
             f"| {name} | {row.ndcg:.5f} | {share} | {row.recall:.4f} | {row.bytes_per_item:.0f} "
             f"| {row.microseconds:,.0f} |"

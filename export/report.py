@@ -34,7 +34,7 @@ def _text(report: Mapping[str, object], measured: Mapping[str, Measured]) -> str
             "# What quantization costs",
             "",
             f"On {report.get('users', 0)} held-out users, one thread of this CPU. NDCG@10 is what",
-            "would be served at each level, repeat term included; recall@10 is of the exact ten by dot product.",
+            "would be served at each level, repeat term included; recall@10 is of the exact ten best.",
             "",
             table(measured),
             "",

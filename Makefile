@@ -3,6 +3,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 SAM_VERSION := 1.170.0
+# a shim of pyenv's may be there and not run
+PYTHON312 ?= $(firstword $(wildcard $(HOME)/.pyenv/versions/3.12*/bin/python3.12) python3.12)
 # validating needs no account: a region for the template's sake, and nothing is told to anybody
 SAM := SAM_CLI_TELEMETRY=0 AWS_DEFAULT_REGION=eu-central-1 .venv-sam/bin/sam
 
@@ -32,16 +34,24 @@ help: ## list the commands
 	.venv-sam/bin/pip install -q --disable-pip-version-check "aws-sam-cli==$(SAM_VERSION)"
 	touch $@
 
+# Lambda's runtime client, for the test under the runtime emulator; without a Python 3.12 that test is skipped
+.venv-lambda/installed:
+	@if "$(PYTHON312)" -c "import sys; sys.exit(sys.version_info[:2] != (3, 12))" 2>/dev/null; then \
+		"$(PYTHON312)" -m venv --clear .venv-lambda && \
+		.venv-lambda/bin/pip install -q --disable-pip-version-check "awslambdaric==4.2.2" && touch $@; \
+	else echo "no python3.12: the test under the runtime emulator is skipped"; fi
+
 install: .venv/installed ## the environment alone (.venv)
 
 demo: install ## real shop data, a trained model, the whole cloud and a page; ONCE=1 stops after the visit
 	$(BIN)/python -m local.demo $(if $(filter-out 0,$(ONCE)),--once)
 
-test: install .venv/installed-spark test-functions ## installs, then passes all tests
+test: install .venv/installed-spark test-functions .venv-sam/installed-$(SAM_VERSION) .venv-lambda/installed ## installs, then passes all tests
 	$(BIN)/python -m pytest
 
 test-functions: .venv-functions/installed ## the functions' tests in an environment like Lambda's
 	.venv-functions/bin/python -m pytest --ignore=tests/functions/test_artifact.py \
+		--ignore=tests/functions/test_runtime_emulator.py \
 		tests/functions tests/core $(wildcard tests/events)
 
 simulate: install ## N histories of the stream with every fault; N=1000000 for a long run

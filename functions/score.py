@@ -21,6 +21,7 @@ from aws_lambda_powertools.event_handler import Response
 from functions.aws.background import Background
 from functions.aws.bundles import REFRESH_S as BUNDLE_REFRESH_S
 from functions.aws.bundles import Bundles, bundle_client
+from functions.aws.clients import session
 from functions.aws.gateway import body_of, credential_of, query_of, reply, resolver, serve
 from functions.aws.rows import Rows, hot_client
 from functions.aws.secret import REFRESH_S as SECRET_REFRESH_S
@@ -55,9 +56,23 @@ class Scorer:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self._connect(None)
+
+    def restored(self) -> None:
+        """What a snapshot froze, perhaps days ago, is renewed: credentials, sockets, secret, pointer.
+
+        The bundle is kept while the pointer names it: it is immutable, and opening it is what took long.
+        """
+        session.cache_clear()
+        self.readers.shutdown(wait=False, cancel_futures=True)
+        self._connect(self.bundles.current)
+
+    def _connect(self, bundle: ServedBundle | None) -> None:
+        settings = self.settings
         self.rows = Rows(hot_client(settings.deadline_ms), settings.table)
         self.secret = Secret(secret_client(), settings.secret)
         self.bundles = Bundles(bundle_client(), settings.bucket)
+        self.bundles.current = bundle
         self.readers = ThreadPoolExecutor(READERS)
         self._chores = (
             Background(self.bundles.refresh, BUNDLE_REFRESH_S),
@@ -179,3 +194,7 @@ def respond(
 
 if "AWS_LAMBDA_INITIALIZATION_TYPE" in os.environ:
     scorer()  # in Lambda's init phase, where nobody waits for an answer yet
+if os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE") == "snap-start":
+    from snapshot_restore_py import register_after_restore  # Lambda's runtime has it, nothing else does
+
+    register_after_restore(scorer().restored)

@@ -1,7 +1,8 @@
 """`DELETE /v1/me`: a user is forgotten.
 
 First the erasure goes into the log, in the user's own order: from then on it is certain, and every replay
-does it too. Then the row is replaced by a tombstone, so that nobody waits for the log to come to it.
+does it too. Then the row is replaced by a tombstone, so that nobody waits for the log to come to it, and the
+key is shredded that the archive's lines of the user are sealed with.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ from aws_lambda_powertools.event_handler import Response
 
 from functions.aws.background import Background
 from functions.aws.gateway import body_of, credential_of, query_of, reply, resolver, serve
+from functions.aws.keys import KeyTable, keys_client
 from functions.aws.log import Log, Position, log_client
 from functions.aws.rows import Rows, patient_client
 from functions.aws.secret import REFRESH_S, Secret, secret_client
 from functions.aws.settings import Settings
 from functions.aws.telemetry import emit
 from functions.core.erasure import receipt_claims, tombstone
-from functions.core.errors import CorruptRow, Unavailable, VersionConflict
+from functions.core.errors import CorruptRow, InvalidSettings, Unavailable, VersionConflict
 from functions.core.events import user_key
 from functions.core.records import encode_erasure
 from functions.core.requests import require_empty, require_no_query, subject
@@ -52,6 +54,9 @@ class Eraser:
     def __init__(self, settings: Settings) -> None:
         self.log = Log(log_client(), settings.stream)
         self.rows = Rows(patient_client(), settings.table)
+        if not settings.keys:
+            raise InvalidSettings("VITRINE_KEYS is not set; expected the name of a table")
+        self.archive = KeyTable(keys_client(), settings.keys, os.urandom)
         self.secret = Secret(secret_client(), settings.secret)
         self.rotation = Background(self.secret.refresh, REFRESH_S)
 
@@ -60,6 +65,7 @@ class Eraser:
         receipt = secrets.token_bytes(8)
         position = self.log.put(key, encode_erasure(key, receipt))
         self._bury(key, receipt, position, now_s)
+        self.archive.shred(key, position)
         emit({"Erasures": 1})
         return Erased(now_s, sign(receipt_claims(key, receipt, now_s), keys))
 

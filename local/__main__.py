@@ -1,4 +1,7 @@
-"""`python -m local`: serve a folder of bundles from a cloud on this machine, and play a visit on it."""
+"""`python -m local`: serve a folder of bundles from a cloud on this machine, and play a visit on it.
+
+Beside it `replay`, `erase` and `keys` work on the cloud that runs, or with --aws on a shop's account.
+"""
 
 from __future__ import annotations
 
@@ -15,16 +18,21 @@ from functions.core.errors import CorruptBundle, VitrineError
 from functions.core.slots import load_slots
 from local.account import read_pointer
 from local.cloud import Cloud, CloudSettings
+from local.operate import erase, keys, replay
 from local.visit import Step, Visit, VisitFailed, table
 
 SLOT = "home"
 LOGS = Path("build/local")
 INTERRUPTED = 130
+COMMANDS = {"replay": replay, "erase": erase, "keys": keys}
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Start, play the visit, stay until Ctrl-C; returns the exit status."""
-    options = _options(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    if given and given[0] in COMMANDS:
+        return COMMANDS[given[0]](given[1:])
+    options = _options(given)
     settings = CloudSettings(options.bundle, options.logs, options.port)
 
     def report(steps: list[Step]) -> None:
@@ -34,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
     return run(settings, report, once=options.once, must_pass=options.once)
 
 
-def _options(arguments: list[str] | None) -> argparse.Namespace:
+def _options(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m local", description=__doc__)
     parser.add_argument("--bundle", required=True, type=Path, help="folder of bundles, with its pointer.json")
     parser.add_argument("--port", type=int, default=8000, help="0 takes any free one (default 8000)")

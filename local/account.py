@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,11 +16,16 @@ from functions.core.errors import VitrineError
 from local.template import Template
 
 TABLE, STREAM, BUCKET, SECRET = "vitrine-rows", "vitrine-events", "vitrine-bundles", "vitrine-secret"
+KEYS = "vitrine-keys"  # of the archive
 DISCARDED = "vitrine-discarded"  # the queue that hears of batches nobody could process
 DEADLINE_MS = "1000"  # an emulator on a busy laptop does not answer as DynamoDB does
 REGION = "eu-central-1"
 SHARDS = 2  # more than one, so that "in order per shard" means something; an on-demand stream would have four
 POINTER = "pointer.json"
+
+
+class NoAccount(VitrineError):
+    """There is no local cloud to work on."""
 
 
 class MissingPointer(VitrineError):
@@ -44,6 +50,7 @@ def environment(endpoint: str) -> dict[str, str | None]:
         "VITRINE_STREAM": STREAM,
         "VITRINE_BUCKET": BUCKET,
         "VITRINE_SECRET": SECRET,
+        "VITRINE_KEYS": KEYS,
         "VITRINE_DEADLINE_MS": DEADLINE_MS,
     }
 
@@ -73,12 +80,31 @@ def create(endpoint: str, template: Template, bundles: Path) -> dict[str, str | 
     Raises MissingPointer for a folder without a pointer, InvalidTemplate.
     """
     read_pointer(bundles)
-    _create_table(client("dynamodb", endpoint), template.table())
+    for table in (TABLE, KEYS):
+        _create_table(client("dynamodb", endpoint), table, template.table())
     _create_stream(client("kinesis", endpoint))
     client("secretsmanager", endpoint).create_secret(Name=SECRET, SecretString=_new_secret())
     client("sqs", endpoint).create_queue(QueueName=DISCARDED)
     _upload(client("s3", endpoint), bundles)
     return environment(endpoint)
+
+
+def write_account(path: Path, variables: Mapping[str, str | None]) -> None:
+    """Where the running account is, for the commands that work on it."""
+    path.write_text(json.dumps(variables, indent=1))
+
+
+def enter_account(path: Path) -> None:
+    """Work on the local cloud that runs, from here on; raises NoAccount where there is none."""
+    try:
+        variables = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise NoAccount(f"{path}: {error}; expected a local cloud that runs (`python -m local`)") from error
+    for name, value in variables.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 def read_pointer(bundles: Path) -> dict[str, Any]:
@@ -95,17 +121,17 @@ def read_pointer(bundles: Path) -> dict[str, Any]:
     return pointer
 
 
-def _create_table(dynamodb: Any, properties: Mapping[str, Any]) -> None:
+def _create_table(dynamodb: Any, name: str, properties: Mapping[str, Any]) -> None:
     dynamodb.create_table(
-        TableName=TABLE,
+        TableName=name,
         AttributeDefinitions=properties["AttributeDefinitions"],
         KeySchema=properties["KeySchema"],
         BillingMode="PAY_PER_REQUEST",
     )
     expiry = properties.get("TimeToLiveSpecification")
-    if expiry:
+    if expiry and name == TABLE:
         dynamodb.update_time_to_live(
-            TableName=TABLE,
+            TableName=name,
             TimeToLiveSpecification={"AttributeName": expiry["AttributeName"], "Enabled": True},
         )
 

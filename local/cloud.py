@@ -12,14 +12,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from local.account import create, read_pointer
+from local.account import create, read_pointer, write_account
+from local.archive import deliver
 from local.emulator import Emulator
 from local.front import HOST, WEB, PortTaken, serve
 from local.poller import poll
 from local.process import LocalProcess, Part, PartFailed
 from local.template import TEMPLATE, FunctionEntry, Template
 
-CHECKPOINTS = "checkpoints.json"
+CHECKPOINTS, DELIVERED = "checkpoints.json", "delivered.json"
+ACCOUNT = "account.json"
+ARCHIVE = "archive"
 SCRATCH = "tmp"
 
 
@@ -51,7 +54,9 @@ class Cloud:
 
     def _start(self, settings: CloudSettings, template: Template) -> None:
         settings.logs.mkdir(parents=True, exist_ok=True)
-        (settings.logs / CHECKPOINTS).unlink(missing_ok=True)  # of a stream that is gone
+        for left in (CHECKPOINTS, DELIVERED):  # of a stream that is gone
+            (settings.logs / left).unlink(missing_ok=True)
+        shutil.rmtree(settings.logs / ARCHIVE, ignore_errors=True)  # sealed with keys that are gone, too
         emulator = self._stack.enter_context(Emulator(_fresh(settings.logs / "emulator.log")))
         self.endpoint = emulator.endpoint
         self.environment = create(emulator.endpoint, template, settings.bundles)
@@ -60,7 +65,10 @@ class Cloud:
         self.front = self._run("front", behind_routes, serve, *arguments)
         self._updating = template.mapping()[0]
         self.poller = self.run_poller(settings.logs / CHECKPOINTS)
-        self.processes = (emulator.process, self.front, self.poller)
+        self.archive = settings.logs / ARCHIVE
+        self.processes = (emulator.process, self.front, self.poller, *self._run_delivery(template))
+        write_account(settings.logs / ACCOUNT, self.environment)
+        self._stack.callback((settings.logs / ACCOUNT).unlink, missing_ok=True)
         self.url = f"http://{HOST}:{self.front.value}"
 
     def _run(
@@ -80,6 +88,13 @@ class Cloud:
     def run_poller(self, checkpoints: Path, name: str = "poller") -> LocalProcess:
         """Start a poller that goes on from its checkpoints; one more delivers again what they do not have."""
         return self._run(name, [self._updating], poll, self.settings.template, checkpoints)
+
+    def _run_delivery(self, template: Template) -> list[LocalProcess]:
+        entry = template.archiver()
+        if entry is None:
+            return []
+        arguments = (self.settings.template, self.settings.logs / DELIVERED, self.archive)
+        return [self._run("archive", [entry], deliver, *arguments)]
 
     def wait(self) -> None:
         """Return never while all is well; raises PartFailed when a process ends by itself."""

@@ -187,9 +187,15 @@ def _unbroken(act: Callable[[], float | None]) -> float | None:
 
 def poll(ready: Callable[[None], None], template: Path, checkpoints: Path) -> None:
     """Run the template's event-source mapping in the emulated account until the process ends."""
-    endpoint = os.environ["AWS_ENDPOINT_URL"]
     entry, settings = Template(template).mapping()
-    function = Function(entry)
+    run(ready, Function(entry).invoke, settings, checkpoints)
+
+
+def run(
+    ready: Callable[[None], None], handler: Handler, settings: MappingSettings, checkpoints: Path
+) -> None:
+    """Hand the emulated account's stream to a handler until the process ends."""
+    endpoint = os.environ["AWS_ENDPOINT_URL"]
     queue = client("sqs", endpoint)
     address = queue.get_queue_url(QueueName=DISCARDED)["QueueUrl"]
 
@@ -198,7 +204,7 @@ def poll(ready: Callable[[None], None], template: Path, checkpoints: Path) -> No
         queue.send_message(QueueUrl=address, MessageBody=json.dumps(metadata))
 
     stream = KinesisStream(client("kinesis", endpoint), STREAM)
-    poller = Poller(stream, function.invoke, settings, tell, Checkpoints(checkpoints))
+    poller = Poller(stream, handler, settings, tell, Checkpoints(checkpoints))
     poller.start_shards()
     ready(None)
     poller.run()

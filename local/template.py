@@ -93,8 +93,22 @@ class Template:
         return function, _mapping_settings(event["Properties"], f"{self.path}: {function.name}")
 
     def table(self) -> dict[str, Any]:
-        """The user table's properties."""
-        return self._only("AWS::DynamoDB::Table")
+        """The user table's properties: of the table that the functions are told of."""
+        kind, named = "AWS::DynamoDB::Table", _variables(self._globals).get("VITRINE_TABLE")
+        found = self._resources.get(str(named["Ref"])) if isinstance(named, dict) and "Ref" in named else None
+        if not found or found.get("Type") != kind:
+            raise InvalidTemplate(f"{self.path}: VITRINE_TABLE {named}; expected a reference to an {kind}")
+        return dict(found.get("Properties") or {})
+
+    def archiver(self) -> FunctionEntry | None:
+        """The function by which Firehose transforms the stream's records; None without such a delivery."""
+        for resource in self._resources.values():
+            if resource.get("Type") == "AWS::KinesisFirehose::DeliveryStream":
+                to = resource["Properties"]["ExtendedS3DestinationConfiguration"]
+                (processor,) = to["ProcessingConfiguration"]["Processors"]
+                name = processor["Parameters"][0]["ParameterValue"]["Fn::GetAtt"].partition(".")[0]
+                return self._function(name, self._resources[name]["Properties"])
+        return None
 
     def stream(self) -> dict[str, Any]:
         """The event stream's properties."""

@@ -24,7 +24,9 @@ FUNCTIONS = {
     "CollectFunction": "collect",
     "MeFunction": "me",
     "UpdateFunction": "update",
+    "ArchiveFunction": "archive",
 }
+READ_BY_FIREHOSE = ("DescribeStream", "GetRecords", "GetShardIterator", "ListShards")
 ROLES = {f"{module.title()}Role" for module in FUNCTIONS.values()}
 DAY_S = 86_400
 
@@ -106,7 +108,9 @@ def check_functions(stack: Stack) -> None:
         )
         assert re.search(rf"^[^#\n]*\bbuild-{name}\b[^\n]*:", makefile, re.MULTILINE)
         assert 512 <= stack[name]["MemorySize"] <= 3008  # stated by itself, not inherited
-        assert 10 <= stack[name]["Timeout"] <= (60 if module == "update" else 29)  # the API itself waits 30 s
+        assert (
+            10 <= stack[name]["Timeout"] <= (60 if module in ("update", "archive") else 29)
+        )  # the API itself waits 30 s
         assert function["Role"] == arn(f"{module.title()}Role")
 
 
@@ -117,6 +121,7 @@ def check_environment(stack: Stack) -> None:
         "VITRINE_STREAM": {"Ref": "EventStream"},
         "VITRINE_BUCKET": {"Ref": "BundleBucket"},
         "VITRINE_SECRET": {"Ref": "ShopSecret"},
+        "VITRINE_KEYS": {"Ref": "KeyTable"},
         "VITRINE_DEADLINE_MS": "40",
     }
     names = {name: value if isinstance(value, str) else "x" for name, value in variables.items()}
@@ -138,7 +143,7 @@ def check_api(stack: Stack) -> None:
     assert "AllowCredentials" not in cors  # the credential is a header that pages set themselves
     found = set()
     for name in FUNCTIONS:
-        for event in stack[name]["Events"].values():
+        for event in stack[name].get("Events", {}).values():
             if event["Type"] == "HttpApi":
                 properties = event["Properties"]
                 assert properties["ApiId"] == {"Ref": "Api"}
@@ -155,7 +160,7 @@ def check_api(stack: Stack) -> None:
 
 
 def check_table(stack: Stack) -> None:
-    assert list(stack.of_type("AWS::DynamoDB::Table")) == ["UserTable"]
+    assert list(stack.of_type("AWS::DynamoDB::Table")) == ["UserTable", "KeyTable"]
     table = stack["UserTable"]
     assert table["AttributeDefinitions"] == [{"AttributeName": "pk", "AttributeType": "S"}]
     assert table["KeySchema"] == [{"AttributeName": "pk", "KeyType": "HASH"}]
@@ -165,8 +170,31 @@ def check_table(stack: Stack) -> None:
     assert table["PointInTimeRecoverySpecification"] == {"PointInTimeRecoveryEnabled": True}
 
 
+def check_archive(stack: Stack) -> None:
+    keys = stack["KeyTable"]
+    assert keys["PointInTimeRecoverySpecification"] == {"PointInTimeRecoveryEnabled": False}
+    assert keys["KeySchema"] == [{"AttributeName": "pk", "KeyType": "HASH"}]
+    assert keys["SSESpecification"] == {"SSEEnabled": True}
+    assert "TimeToLiveSpecification" not in keys  # a key that expires takes its user's lines along
+    delivery = stack["Archive"]
+    assert delivery["DeliveryStreamType"] == "KinesisStreamAsSource"
+    assert delivery["KinesisStreamSourceConfiguration"]["KinesisStreamARN"] == arn("EventStream")
+    to = delivery["ExtendedS3DestinationConfiguration"]
+    assert (to["BucketARN"], to["CompressionFormat"]) == (arn("BundleBucket"), "UNCOMPRESSED")
+    assert to["Prefix"].startswith("archive/") and to["ErrorOutputPrefix"].startswith("archive-failed/")
+    (processor,) = to["ProcessingConfiguration"]["Processors"]
+    assert to["ProcessingConfiguration"]["Enabled"] is True and processor["Type"] == "Lambda"
+    assert processor["Parameters"][0] == {
+        "ParameterName": "LambdaArn",
+        "ParameterValue": arn("ArchiveFunction"),
+    }
+    rules = {rule["Id"]: rule for rule in stack["BundleBucket"]["LifecycleConfiguration"]["Rules"]}
+    failed = rules["archive-failed"]  # what could not be sealed is not kept
+    assert (failed["Prefix"], failed["ExpirationInDays"]) == ("archive-failed/", 7)
+
+
 def check_kept(stack: Stack) -> None:
-    for name in ("UserTable", "BundleBucket", "ShopSecret"):
+    for name in ("UserTable", "KeyTable", "BundleBucket", "ShopSecret"):
         resource = stack.resource(name)
         assert (resource["DeletionPolicy"], resource["UpdateReplacePolicy"]) == ("Retain", "Retain"), name
     # CloudFormation must not write the keys: the next deployment would undo a rotation
@@ -185,7 +213,10 @@ def check_bucket(stack: Stack) -> None:
     assert all(rule["Status"] == "Enabled" for rule in rules.values())
     assert rules["quarantine"]["Prefix"] == "quarantine/"
     assert rules["quarantine"]["ExpirationInDays"] == 90
-    assert [name for name, rule in rules.items() if "ExpirationInDays" in rule] == ["quarantine"]
+    assert [name for name, rule in rules.items() if "ExpirationInDays" in rule] == [
+        "quarantine",
+        "archive-failed",
+    ]
     policy = stack["BundleBucketPolicy"]
     (only_tls,) = policy["PolicyDocument"]["Statement"]
     assert policy["Bucket"] == {"Ref": "BundleBucket"}
@@ -233,9 +264,20 @@ def check_permissions(stack: Stack) -> None:
     assert stack.allowed("MeRole") == pairs(
         ("kinesis:PutRecord", arn("EventStream")),
         *((f"dynamodb:{action}", arn("UserTable")) for action in ("GetItem", "PutItem")),
+        ("dynamodb:PutItem", arn("KeyTable")),
         SECRET,
         *logs("MeLogs"),
     )
+    assert stack.allowed("ArchiveRole") == pairs(
+        *((f"dynamodb:{action}", arn("KeyTable")) for action in ("BatchGetItem", "PutItem")),
+        *logs("ArchiveLogs"),
+    )
+    assert {action for action, _ in stack.allowed("DeliveryRole")} == {
+        *(f"kinesis:{action}" for action in READ_BY_FIREHOSE),
+        "lambda:InvokeFunction",
+        *(f"s3:{action}" for action in ("AbortMultipartUpload", "PutObject")),
+        *(f"s3:{action}" for action in ("GetBucketLocation", "ListBucket")),
+    }
     assert stack.allowed("UpdateRole") == pairs(
         *((f"kinesis:{action}", arn("EventStream")) for action in READ_STREAM),
         *((f"dynamodb:{action}", arn("UserTable")) for action in ("BatchGetItem", "GetItem", "PutItem")),
@@ -253,11 +295,12 @@ def check_permissions(stack: Stack) -> None:
 
 def check_nothing_is_granted_at_large(stack: Stack) -> None:
     roles = stack.of_type("AWS::IAM::Role")
-    assert set(roles) == ROLES
+    assert set(roles) == ROLES | {"DeliveryRole"}
     for name, role in roles.items():
         assert "ManagedPolicyArns" not in role  # AWS's own grant "*"
         (trust,) = role["AssumeRolePolicyDocument"]["Statement"]
-        assert trust["Principal"] == {"Service": "lambda.amazonaws.com"}
+        service = "firehose" if name == "DeliveryRole" else "lambda"
+        assert trust["Principal"] == {"Service": f"{service}.amazonaws.com"}
         for statement in stack.statements(name):
             assert {"Effect", "Action", "Resource"} == set(statement), f"{name}: {statement}"
             assert not any("*" in action for action in as_list(statement["Action"])), f"{name}: {statement}"
@@ -269,7 +312,7 @@ def check_nothing_is_granted_at_large(stack: Stack) -> None:
 
 def check_logs(stack: Stack) -> None:
     groups = stack.of_type("AWS::Logs::LogGroup")
-    assert set(groups) == {"ScoreLogs", "CollectLogs", "MeLogs", "UpdateLogs", "ApiLogs"}
+    assert set(groups) == {"ScoreLogs", "CollectLogs", "MeLogs", "UpdateLogs", "ArchiveLogs", "ApiLogs"}
     assert {group["RetentionInDays"] for group in groups.values()} == {30}
     for name, module in FUNCTIONS.items():
         assert stack[name]["LoggingConfig"]["LogGroup"] == {"Ref": f"{module.title()}Logs"}
@@ -312,6 +355,7 @@ def check_outputs(stack: Stack) -> None:
         "BundleBucketName": {"Ref": "BundleBucket"},
         "ShopSecretArn": {"Ref": "ShopSecret"},
         "UserTableName": {"Ref": "UserTable"},
+        "KeyTableName": {"Ref": "KeyTable"},
         "EventStreamName": {"Ref": "EventStream"},
         "DiscardedQueueUrl": {"Ref": "DiscardedQueue"},
     }
@@ -322,6 +366,7 @@ CHECKS: list[Callable[[Stack], None]] = [
     check_environment,
     check_api,
     check_table,
+    check_archive,
     check_kept,
     check_bucket,
     check_stream,
@@ -351,6 +396,13 @@ def test_the_template(check: Callable[[Stack], None]) -> None:
         (check_api, "ThrottlingBurstLimit", "BurstLimit"),
         (check_table, "AttributeName: ttl", "AttributeName: expires"),
         (check_table, "PointInTimeRecoveryEnabled: true", "PointInTimeRecoveryEnabled: false"),
+        (check_archive, "PointInTimeRecoveryEnabled: false", "PointInTimeRecoveryEnabled: true"),
+        (check_archive, "KinesisStreamAsSource", "DirectPut"),
+        (
+            check_archive,
+            "ParameterValue: !GetAtt ArchiveFunction.Arn",
+            "ParameterValue: !GetAtt MeFunction.Arn",
+        ),
         (check_kept, "DeletionPolicy: Retain", "DeletionPolicy: Delete"),
         (check_kept, "      Description: 'Vitrine", "      SecretString: 'Vitrine"),
         (check_bucket, "IgnorePublicAcls: true", "IgnorePublicAcls: false"),

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from functions.core.events import KINDS, MAX_VALUE
+from train.archive import is_archive, read_archive, write_log
 from train.cleaning import Cleaning
 from train.engines import ENGINES
 from train.files import find_files
@@ -110,13 +111,15 @@ def read_log(
 ) -> Log:
     """Reads and cleans a log; `events` and `items` are a file, a folder of files, or an s3:// address.
 
+    `events` may be a folder of the functions' archive with its keys (`train.archive`).
+
     `engine`: "duckdb", or "spark" for a log that outgrows a machine; they give the same log. Raises
     `MissingColumn` for a column that is neither there nor mapped, `UnusableLog` when no row is left,
     `MissingEngine` where the engine is not installed.
     """
     mapping, now_s = mapping or Mapping(), time.time() if now_s is None else now_s
-    sources = find_files(events), find_files(items) if items else None
     with tempfile.TemporaryDirectory() as folder, ENGINES[engine](Path(folder)) as running:
+        sources = find_files(_opened(events, Path(folder))), find_files(items) if items else None
         cleaning = Cleaning(running, mapping, now_s)
         kept = cleaning.events(sources[0])
         catalogue = cleaning.items(sources[1]) if sources[1] else cleaning.derived(kept)
@@ -130,6 +133,15 @@ def read_log(
     silent = [name for name in CONTEXT_COLUMNS if table[name].null_count == table.num_rows]
     products = products.select(ITEM_COLUMNS)
     return Log(table.drop_columns(silent), products, cleaning.dropped, cleaning.examples, vectors)
+
+
+def _opened(events: str | Path, scratch: Path) -> str | Path:
+    """The log, an archive's records in a file of their own."""
+    if not is_archive(events):
+        return events
+    path = scratch / "archive.jsonl"
+    write_log(read_archive(Path(events))[0], path)
+    return path
 
 
 def _by_appearance(column: pa.ChunkedArray) -> tuple[npt.NDArray[np.int32], pa.Array]:

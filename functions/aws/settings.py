@@ -20,6 +20,7 @@ class Settings:
     bucket: str
     secret: str
     deadline_ms: int = DEADLINE_MS
+    keys: str = ""  # only where the archive is written or erased from
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Settings:
@@ -29,7 +30,8 @@ class Settings:
             if not environment.get(variable):
                 raise InvalidSettings(f"{variable} is not set; expected the name of a resource")
         values = {name: environment[variable] for name, variable in names.items()}
-        return cls(**values, deadline_ms=_milliseconds(environment, "VITRINE_DEADLINE_MS"))
+        deadline_ms = _milliseconds(environment, "VITRINE_DEADLINE_MS")
+        return cls(**values, deadline_ms=deadline_ms, keys=environment.get("VITRINE_KEYS", ""))
 
 
 def _milliseconds(environment: Mapping[str, str], variable: str) -> int:

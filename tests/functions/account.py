@@ -17,7 +17,7 @@ from functions.core.tokens import Keys, sign
 
 STORED = Path(__file__).parents[1] / "data" / "tiny_bundle"
 REGION = "eu-central-1"
-TABLE, STREAM, BUCKET, SECRET = "rows", "events", "bundles", "secret"
+TABLE, STREAM, BUCKET, SECRET, KEY_TABLE = "rows", "events", "bundles", "secret", "keys"
 PSEUDONYM = bytes(range(32))
 KEYS = Keys({"k1": b"1" * 32}, "k1")
 ENVIRONMENT = {
@@ -28,6 +28,7 @@ ENVIRONMENT = {
     "VITRINE_STREAM": STREAM,
     "VITRINE_BUCKET": BUCKET,
     "VITRINE_SECRET": SECRET,
+    "VITRINE_KEYS": KEY_TABLE,
     "VITRINE_DEADLINE_MS": "2000",  # the emulator shares its process with the test
 }
 
@@ -55,12 +56,13 @@ class Account:
         self.dynamodb = boto3.client("dynamodb", region_name=REGION)
         self.kinesis = boto3.client("kinesis", region_name=REGION)
         self.s3 = boto3.client("s3", region_name=REGION)
-        self.dynamodb.create_table(
-            TableName=TABLE,
-            AttributeDefinitions=[{"AttributeName": "pk", "AttributeType": "S"}],
-            KeySchema=[{"AttributeName": "pk", "KeyType": "HASH"}],
-            BillingMode="PAY_PER_REQUEST",
-        )
+        for table in (TABLE, KEY_TABLE):
+            self.dynamodb.create_table(
+                TableName=table,
+                AttributeDefinitions=[{"AttributeName": "pk", "AttributeType": "S"}],
+                KeySchema=[{"AttributeName": "pk", "KeyType": "HASH"}],
+                BillingMode="PAY_PER_REQUEST",
+            )
         self.kinesis.create_stream(StreamName=STREAM, ShardCount=1)
         self.s3.create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION})
         boto3.client("secretsmanager", region_name=REGION).create_secret(

@@ -4,11 +4,11 @@ from pathlib import Path
 import pytest
 from moto import mock_aws
 
-from functions import collect, me, score, update
+from functions import archive, collect, me, score, update
 from functions.aws import clients
 from tests.functions.account import Account, set_environment
 
-WARM = (score.scorer, collect.collector, me.eraser, update.updater, clients.session)
+WARM = (score.scorer, collect.collector, me.eraser, archive.archiver, update.updater, clients.session)
 
 
 @pytest.fixture

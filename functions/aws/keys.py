@@ -1,0 +1,116 @@
+"""The archive's keys in DynamoDB, one item per user, in a table without backups: what is shredded is gone.
+
+An item holds the user's key, or the place in the log of the last erasure, or both. Records up to that place
+are archived no more, however late they come; those after it get a new key.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from functions.aws.clients import Failure, client, error_code, unavailable
+from functions.aws.log import Position
+from functions.core.errors import Unavailable
+from functions.core.sealed import DataKey
+
+BATCH, TRIES, BACKOFF_S = 100, 5, 0.05
+
+
+def place(shard: str, sequence: int) -> str:
+    """A place in a user's log as text that sorts: shards are numbered as they come to be."""
+    return f"{shard}:{sequence:0130d}"
+
+
+def keys_client() -> Any:
+    """For whole batches, and for an erasure that somebody waits for."""
+    return client("dynamodb", connect_s=1.0, read_s=2.0, attempts=3)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What the table has of a user: the key, None before the first; the last erasure's place, "" for none."""
+
+    key: DataKey | None = None
+    erased: str = ""
+
+    def before_erasure(self, shard: str, sequence: int) -> bool:
+        """Whether a record of the user is older than the erasure."""
+        return place(shard, sequence) <= self.erased
+
+
+class KeyTable:
+    """Keys by user."""
+
+    def __init__(self, dynamodb: Any, table: str, random: Callable[[int], bytes]) -> None:
+        self._dynamodb, self._table, self._random = dynamodb, table, random
+
+    def get_many(self, users: Iterable[str]) -> dict[str, Entry]:
+        """Entries of those users that have one; raises Unavailable, Throttled."""
+        wanted = list(dict.fromkeys(users))
+        found: dict[str, Entry] = {}
+        for start in range(0, len(wanted), BATCH):
+            left = [{"pk": {"S": user}} for user in wanted[start : start + BATCH]]
+            for turn in range(TRIES):
+                if turn:
+                    time.sleep(BACKOFF_S * 2**turn)
+                answer = self._batch(left)
+                found.update(
+                    (item["pk"]["S"], entry_of(item)) for item in answer["Responses"].get(self._table, [])
+                )
+                left = (answer.get("UnprocessedKeys") or {}).get(self._table, {}).get("Keys", [])
+                if not left:
+                    break
+            else:
+                raise Unavailable(f"{len(left)} keys stay unprocessed ({self._table})")
+        return found
+
+    def create(self, user: str, before: Entry) -> DataKey | None:
+        """A first key for a user whose entry is `before`; None where it no longer is: read it anew."""
+        key = DataKey(self._random(8), self._random(32))
+        item = {"pk": {"S": user}, "key_name": {"B": key.name}, "data_key": {"B": key.secret}}
+        condition: dict[str, Any] = {"ConditionExpression": "attribute_not_exists(pk)"}
+        if before.erased:
+            item["erased_to"] = {"S": before.erased}
+            condition = {
+                "ConditionExpression": "attribute_not_exists(data_key) AND erased_to = :e",
+                "ExpressionAttributeValues": {":e": item["erased_to"]},
+            }
+        try:
+            self._dynamodb.put_item(TableName=self._table, Item=item, **condition)
+        except Failure as error:
+            if error_code(error) == "ConditionalCheckFailedException":
+                return None
+            raise unavailable(error, f"key into {self._table}") from error
+        return key
+
+    def shred(self, user: str, erased: Position) -> None:
+        """Forget the user's key for good, unless a later erasure has; raises Unavailable, Throttled."""
+        to = {"S": place(erased.shard, int(erased.sequence))}
+        try:
+            self._dynamodb.put_item(
+                TableName=self._table,
+                Item={"pk": {"S": user}, "erased_to": to},
+                ConditionExpression="attribute_not_exists(erased_to) OR erased_to < :e",
+                ExpressionAttributeValues={":e": to},
+            )
+        except Failure as error:
+            if error_code(error) == "ConditionalCheckFailedException":
+                return
+            raise unavailable(error, f"key out of {self._table}") from error
+
+    def _batch(self, keys: list[dict[str, Any]]) -> Any:
+        try:
+            return self._dynamodb.batch_get_item(
+                RequestItems={self._table: {"Keys": keys, "ConsistentRead": True}}
+            )
+        except Failure as error:
+            raise unavailable(error, f"keys from {self._table}") from error
+
+
+def entry_of(item: Mapping[str, Any]) -> Entry:
+    """The entry in an item of the table."""
+    key = DataKey(bytes(item["key_name"]["B"]), bytes(item["data_key"]["B"])) if "data_key" in item else None
+    return Entry(key, item["erased_to"]["S"] if "erased_to" in item else "")

@@ -1,0 +1,93 @@
+"""All rows rebuilt from the archive, and compared with the live table bit for bit."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from functions.aws.rows import from_item
+from functions.core.erasure import is_tombstone
+from functions.core.events import parse_event
+from functions.core.fold import Encoder, fold
+from functions.core.sealed import Archived
+from functions.core.user_row import UserRow, encode
+
+OF_A_SPACE = ("state", "vector")
+COMPARED = (*OF_A_SPACE, "ring", "last", "fav", "seen")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the comparison came to; the lists name the shard and sequence that a user's records begin at."""
+
+    records: int
+    rebuilt: int
+    live: int
+    equal: int = 0
+    differing: list[str] = field(default_factory=list)
+    only_archived: list[str] = field(default_factory=list)
+    only_live: list[str] = field(default_factory=list)
+
+    @property
+    def good(self) -> bool:
+        """Whether archive and table say the same."""
+        return not (self.differing or self.only_archived or self.only_live)
+
+    def summary(self) -> str:
+        """One line to read."""
+        return (
+            f"records={self.records} rebuilt={self.rebuilt} live={self.live} equal={self.equal} "
+            f"differing={len(self.differing)} only_archived={len(self.only_archived)} "
+            f"only_live={len(self.only_live)}"
+        )
+
+
+def rebuild(records: Iterable[Archived], encoder: Encoder) -> dict[str, UserRow]:
+    """Every user's row from nothing; the records of a user are in log order, each once."""
+    users: dict[str, list[Archived]] = defaultdict(list)
+    for record in records:
+        users[record.user_key].append(record)
+    events = [[parse_event(r.event, int(r.arrived_s)) for r in own] for own in users.values()]
+    rows, _ = fold([encoder.empty()] * len(users), events, encoder)
+    result = {}
+    for (key, own), row in zip(users.items(), rows, strict=True):
+        for record in own:
+            row = row.with_mark(record.shard, record.sequence)
+        result[key] = row
+    return result
+
+
+def live_rows(items: Iterable[Mapping[str, Any]]) -> dict[str, UserRow]:
+    """The table's rows by user key, but for those of who was erased; raises CorruptRow."""
+    rows = {str(item["pk"]["S"]): from_item(item) for item in items}
+    return {key: row for key, row in rows.items() if not is_tombstone(row)}
+
+
+def compare(records: list[Archived], live: Mapping[str, UserRow], encoder: Encoder) -> Verdict:
+    """The archive against the table."""
+    rebuilt = rebuild(records, encoder)
+    first = {record.user_key: f"{record.shard}:{record.sequence}" for record in reversed(records)}
+    equal = [key for key in rebuilt.keys() & live.keys() if same(rebuilt[key], live[key])]
+    different = sorted((rebuilt.keys() & live.keys()) - set(equal))
+    return Verdict(
+        len(records),
+        len(rebuilt),
+        len(live),
+        len(equal),
+        [first[key] for key in different],
+        sorted(first[key] for key in rebuilt.keys() - live.keys()),
+        ["no record in the archive"] * len(live.keys() - rebuilt.keys()),
+    )
+
+
+def same(rebuilt: UserRow, live: UserRow) -> bool:
+    """Whether a live row is what its records make, and as far in the log as they are.
+
+    A row of another state space has its own state; what belongs to no space must be the same there too.
+    """
+    one, other = encode(rebuilt), encode(live)
+    names = COMPARED if rebuilt.space == live.space else COMPARED[len(OF_A_SPACE) :]
+    marks = dict(live.marks)
+    return all(one[n] == other[n] for n in names) and all(marks.get(s) == n for s, n in rebuilt.marks)

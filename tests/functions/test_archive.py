@@ -1,0 +1,170 @@
+"""The archive: every event in it, a user's lines under one key, none readable once that is shredded."""
+
+from __future__ import annotations
+
+import base64
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from functions import archive
+from functions.aws.log import Position
+from functions.core.records import encode_erasure, encode_record
+from functions.core.sealed import Archived, DataKey, Reading, read_lines, seal, unseal
+from local.archive import stored_keys
+from local.replay import compare, rebuild
+from tests.functions.account import KEY_TABLE, Account, Context, behaviour, key_of
+from tests.core.toy_encoder import toy_encoder
+
+SHARDS = ("shardId-000000000000", "shardId-000000000001")
+KEY = DataKey(b"a name..", bytes(range(32)))
+RECORD = Archived(SHARDS[0], 10**56, 1_795_521_600.5, key_of("ann"), behaviour(1))
+
+
+def firehose(data: bytes, sequence: int, user: str = "ann", shard: str = SHARDS[0]) -> dict[str, Any]:
+    return {
+        "recordId": f"{shard}:{sequence}",
+        "data": base64.b64encode(data).decode(),
+        "kinesisRecordMetadata": {
+            "shardId": shard,
+            "sequenceNumber": str(sequence),
+            "partitionKey": key_of(user),
+            "approximateArrivalTimestamp": 1_795_521_600_500,
+        },
+    }
+
+
+def event(sequence: int, user: str = "ann", shard: str = SHARDS[0]) -> dict[str, Any]:
+    return firehose(encode_record(key_of(user), behaviour(sequence % 100)), sequence, user, shard)
+
+
+def transform(*records: dict[str, Any]) -> list[bytes | None]:
+    answer = archive.handler({"records": list(records)}, Context())["records"]
+    assert [a["recordId"] for a in answer] == [r["recordId"] for r in records]
+    return [base64.b64decode(a["data"]) if a["result"] == "Ok" else None for a in answer]
+
+
+def secrets(account: Account) -> dict[str, bytes]:
+    return {key.name.hex(): key.secret for _, key in stored_keys(account.dynamodb, KEY_TABLE)}
+
+
+def readable(account: Account, lines: list[bytes | None]) -> list[Archived]:
+    return list(read_lines([line for line in lines if line], secrets(account), Reading()))
+
+
+def test_what_is_sealed_is_read_again_and_says_nothing_without_the_key() -> None:
+    line = seal(RECORD, KEY, bytes(16))
+    assert unseal(line, {KEY.name.hex(): KEY.secret}) == RECORD
+    assert unseal(line, {}) is None
+    assert key_of("ann").encode() not in line and b"sku" not in line
+    assert seal(RECORD, KEY, bytes(15) + b"\1") != line
+
+
+def test_a_line_with_any_bit_changed_is_no_line() -> None:
+    outer = json.loads(seal(RECORD, KEY, bytes(16)))
+    sealed = bytearray(base64.b64decode(outer["sealed"]))
+    for at in range(len(sealed)):
+        changed = bytes(b ^ (at == n) for n, b in enumerate(sealed))
+        text = json.dumps({**outer, "sealed": base64.b64encode(changed).decode()}).encode()
+        with pytest.raises(ValueError, match="changed"):
+            unseal(text, {KEY.name.hex(): KEY.secret})
+
+
+def test_torn_lines_cost_themselves_alone() -> None:
+    whole = seal(RECORD, KEY, bytes(16))
+    seen = Reading()
+    lines = [whole[:-9], b"\n", b"[]\n", whole, whole, b"\xff\n"]
+    found = list(read_lines(lines, {KEY.name.hex(): KEY.secret}, seen))
+    assert (found, seen) == ([RECORD], Reading(shredded=0, broken=3))
+
+
+def test_every_user_has_one_key_and_every_event_a_line(account: Account) -> None:
+    lines = transform(event(1), event(2, "bob"), event(3))
+    lines += transform(event(4), event(5, "bob"))
+    assert [r.sequence for r in readable(account, lines)] == [1, 2, 3, 4, 5]
+    assert len(secrets(account)) == 2
+    (record, *_) = readable(account, lines)
+    assert (record.user_key, record.event, record.arrived_s) == (key_of("ann"), behaviour(1), 1_795_521_600.5)
+
+
+def test_what_is_no_event_is_not_archived_and_stops_nobody(account: Account) -> None:
+    other = firehose(encode_record(key_of("ann"), behaviour(1)), 3, "bob")
+    erasure = firehose(encode_erasure(key_of("ann"), b"12345678"), 4)
+    lines = transform(firehose(b"no JSON", 1), event(2), other, erasure)
+    assert [line is not None for line in lines] == [False, True, False, False]
+
+
+@pytest.mark.parametrize("order", [(1, 2, 3), (3, 2, 1), (2, 3, 1)])
+def test_in_whatever_order_it_is_delivered_nothing_before_the_erasure_is_readable(
+    account: Account, order: tuple[int, ...]
+) -> None:
+    before = transform(event(1))
+    table = archive.archiver().keys
+    table.shred(key_of("ann"), Position(SHARDS[0], "2"))
+    assert readable(account, before) == [] and secrets(account) == {}
+    lines = [line for sequence in order for line in transform(event(sequence))]
+    lines += transform(event(1, shard=SHARDS[1]))  # a child of the shard
+    assert [(r.shard, r.sequence) for r in readable(account, before + lines)] == [
+        (SHARDS[0], 3),
+        (SHARDS[1], 1),
+    ]
+    table.shred(key_of("ann"), Position(SHARDS[0], "1"))  # an older erasure that comes late
+    assert len(readable(account, lines)) == 2
+
+
+def test_an_erasure_between_reading_and_making_a_key_wins(
+    account: Account, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = archive.archiver().keys
+    real = table._dynamodb.put_item
+    turns: list[int] = []
+
+    def meanwhile(**arguments: Any) -> Any:
+        if not turns:
+            turns.append(1)
+            table.shred(key_of("ann"), Position(SHARDS[0], "7"))
+        return real(**arguments)
+
+    monkeypatch.setattr(table._dynamodb, "put_item", meanwhile)
+    assert transform(event(6)) == [None]
+    assert secrets(account) == {}
+
+
+def test_two_batches_that_make_a_first_key_at_once_make_one(
+    account: Account, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = archive.archiver().keys
+    real = table._dynamodb.put_item
+    lines: list[bytes | None] = []
+
+    def meanwhile(**arguments: Any) -> Any:
+        if not lines:
+            lines.append(None)
+            lines.extend(transform(event(1)))
+        return real(**arguments)
+
+    with monkeypatch.context() as planted:
+        planted.setattr(table._dynamodb, "put_item", meanwhile)
+        lines += transform(event(2))
+    assert len(secrets(account)) == 1 and len(readable(account, lines)) == 2
+
+
+def test_a_replay_that_differs_says_so() -> None:
+    encoder = toy_encoder()
+    records = [
+        replace(RECORD, sequence=n, event=behaviour(n, f"i{n}"), user_key=key_of(user))
+        for n, user in enumerate(("ann", "bob") * 3)
+    ]
+    live = rebuild(records, encoder)
+    assert compare(records, live, encoder).good
+    ann = live[key_of("ann")]
+    for wrong in (
+        {**live, key_of("ann"): replace(ann, state=ann.state + 1)},
+        {**live, key_of("ann"): replace(ann, marks=())},
+        {**live, key_of("ann"): replace(ann, ring=ann.ring[:1])},
+        {key_of("ann"): ann},
+        {**live, key_of("eve"): ann},
+    ):
+        assert not compare(records, wrong, encoder).good

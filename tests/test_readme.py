@@ -28,7 +28,10 @@ def test_every_module_and_flag_exists(command: str) -> None:
     module, *words = command.split()
     spec = find_spec(f"{module}.__main__")
     assert spec is not None and spec.origin is not None
-    source = Path(spec.origin).read_text(encoding="utf-8")
+    own = Path(spec.origin)
+    # a subcommand's flags are in the file of its own
+    files = [own] if words[0].startswith("--") else sorted(own.parent.glob("*.py"))
+    source = "".join(file.read_text(encoding="utf-8") for file in files)
     for flag in (word for word in words if word.startswith("--")):
         assert f'"{flag}"' in source, f"{flag} of python -m {module}"
 

@@ -15,8 +15,8 @@ from functions.core.records import encode_erasure, encode_record
 from functions.core.sealed import Archived, DataKey, Reading, read_lines, seal, unseal
 from local.archive import stored_keys
 from local.replay import compare, rebuild
-from tests.functions.account import KEY_TABLE, Account, Context, behaviour, key_of
 from tests.core.toy_encoder import toy_encoder
+from tests.functions.account import KEY_TABLE, Account, Context, behaviour, key_of
 
 SHARDS = ("shardId-000000000000", "shardId-000000000001")
 KEY = DataKey(b"a name..", bytes(range(32)))

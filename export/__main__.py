@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import sys
 import tempfile
+import time
+from collections.abc import Callable, Iterator
+from collections.abc import Mapping as MappingType
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +19,11 @@ import numpy as np
 from export.bundle import Source, finish, read_source, write_files
 from export.handover import HeldOut, read_held_out
 from export.levels import table
+from export.refresh import refresh
 from export.report import write_report
 from export.score import NotFinite
 from export.scorers import QUERIES, Chosen, choose
+from export.store import Store, open_store
 from export.verify import Proof, measured, prove
 from functions.core.bundle import verify
 from functions.core.engine import cpu
@@ -27,9 +33,11 @@ from functions.core.slots import DEFAULT_SLOTS, load_slots
 from functions.core.user_row import Float16
 from train.checkpoint import BadCheckpoint, load
 from train.evaluate import user_rows
+from train.mapping import Mapping, load_mapping
 
-POINTER = "pointer.json"
 MAX_NDCG_LOSS = 0.005
+BUNDLES = "build/bundles"
+Commands = MappingType[str, Callable[[list[str]], dict[str, object]]]
 
 
 class Unproven(Exception):
@@ -38,23 +46,27 @@ class Unproven(Exception):
 
 def main(arguments: list[str] | None = None) -> int:
     """Build, prove, publish; returns the exit status."""
-    options = _options(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    command = COMMANDS.get(given[0], _export) if given else _export
     try:
-        report = publish(options.checkpoint, options.out, options.slots, options.max_ndcg_loss)
+        print(json.dumps(command(given)))
     except Unproven as failures:
         print(f"error: not published, no pointer written\n{failures}", file=sys.stderr)
         return 1
     except (VitrineError, BadCheckpoint, NotFinite, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(json.dumps(report))
     return 0
 
 
-def _options(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m export", description=__doc__)
+def _export(arguments: list[str]) -> dict[str, object]:
+    parser = argparse.ArgumentParser(
+        prog="python -m export",
+        description=__doc__,
+        epilog="Other commands: python -m export refresh --help, python -m export point --help",
+    )
     parser.add_argument("--checkpoint", required=True, type=Path, help="folder that python -m train wrote")
-    parser.add_argument("--out", required=True, type=Path, help="folder of bundles and their pointer")
+    parser.add_argument("--out", required=True, help="folder or s3:// address of bundles and their pointer")
     parser.add_argument(
         "--slots", type=Path, help="JSON of the shop's slots; the default has home, product, cart"
     )
@@ -64,7 +76,36 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
         default=MAX_NDCG_LOSS,
         help="share of NDCG@10 that quantization may cost (default %(default)s)",
     )
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    return publish(options.checkpoint, options.out, options.slots, options.max_ndcg_loss)
+
+
+def _refresh(arguments: list[str]) -> dict[str, object]:
+    parser = argparse.ArgumentParser(prog="python -m export refresh", description=publish_refresh.__doc__)
+    parser.add_argument("--items", required=True, help="the whole catalogue, as train takes it")
+    parser.add_argument("--bundles", default=BUNDLES, help="folder or s3:// address (default %(default)s)")
+    parser.add_argument("--map", type=Path, help="TOML mapping that the catalogue was trained with")
+    options = parser.parse_args(arguments[1:])
+    mapping = load_mapping(options.map) if options.map else None
+    return publish_refresh(options.bundles, options.items, mapping)
+
+
+def _point(arguments: list[str]) -> dict[str, object]:
+    parser = argparse.ArgumentParser(
+        prog="python -m export point", description="Make a stored bundle the champion: a rollback, say."
+    )
+    parser.add_argument("id", help="the bundle's name, 32 hex digits")
+    parser.add_argument("--bundles", default=BUNDLES, help="folder or s3:// address (default %(default)s)")
+    options = parser.parse_args(arguments[1:])
+    store = open_store(options.bundles)
+    seen = store.seen()
+    with tempfile.TemporaryDirectory() as scratch:
+        open_bundle(store.fetch(options.id, Path(scratch)), options.id).close()
+    store.point(options.id, seen)
+    return {"id": options.id, "before": seen.pointer["champion"]}
+
+
+COMMANDS: Commands = {"refresh": _refresh, "point": _point}
 
 
 def _share(text: str) -> float:
@@ -74,15 +115,18 @@ def _share(text: str) -> float:
     return value
 
 
-def publish(checkpoint: Path, out: Path, slots: Path | None, max_loss: float) -> dict[str, object]:
-    """Write `out`/{id}, prove it, point to it; raises Unproven with everything that failed."""
+def publish(checkpoint: Path, out: Path | str, slots: Path | None, max_loss: float) -> dict[str, object]:
+    """Write `out`/{id}, prove it, point to it; `out` is a folder or an s3:// address.
+
+    Raises Unproven with everything that failed, PointerMoved.
+    """
     towers, meta = load(checkpoint)
     source = read_source(checkpoint, towers, meta)
     held = read_held_out(checkpoint, meta.item_ids)
     shown = load_slots(slots) if slots else dict(DEFAULT_SLOTS)
-    out.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=out))
-    try:
+    store = open_store(out)
+    seen = store.seen()
+    with _partial(store) as partial:
         write_files(source, shown, partial)
         finish(source, partial, {})  # openable, so that what is proven is what will be served
         embeddings = np.fromfile(partial / "embeddings.f16", "<f2").reshape(source.items, -1)
@@ -97,12 +141,35 @@ def publish(checkpoint: Path, out: Path, slots: Path | None, max_loss: float) ->
         name = finish(source, partial, proof.quantization, chosen.scorer)
         report = _report(partial, name, proof, chosen)
         write_report(partial, report, levels)
-        _move(partial, out / name, name)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    (out / f"{name}.report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    _write_pointer(out, name)
+        store.put(partial, name)
+    store.note(f"{name}.report.json", json.dumps(report, indent=1) + "\n")
+    store.point(name, seen)
     return report
+
+
+def publish_refresh(bundles: Path | str, items: Path | str, mapping: Mapping | None) -> dict[str, object]:
+    """The champion with another catalogue becomes the champion; raises BadRefresh, PointerMoved."""
+    store = open_store(bundles)
+    seen = store.seen()
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory() as scratch, _partial(store) as partial:
+        old = store.fetch(seen.champion, Path(scratch))
+        name, counts = refresh(old, items, mapping, partial)
+        store.put(partial, name)
+    if name != seen.champion:
+        store.point(name, seen)
+    took_s = round(time.perf_counter() - started, 1)
+    return {"id": name, "before": seen.champion, **asdict(counts), "seconds": took_s}
+
+
+@contextmanager
+def _partial(store: Store) -> Iterator[Path]:
+    """A folder for a bundle in the making, which is gone afterwards."""
+    folder = Path(tempfile.mkdtemp(prefix=".partial-", dir=store.near()))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _choose_scorer(source: Source, partial: Path, embeddings: Float16, held: HeldOut) -> Chosen:
@@ -114,22 +181,6 @@ def _choose_scorer(source: Source, partial: Path, embeddings: Float16, held: Hel
     chosen = choose(partial, embeddings[: source.products.showable], vectors)
     finish(source, partial, {}, chosen.scorer)
     return chosen
-
-
-def _move(partial: Path, place: Path, name: str) -> None:
-    """Into place at once; a bundle that is there already has the same bytes, for it has the same name."""
-    if place.is_dir():
-        verify(place, name)
-        return
-    partial.chmod(0o755)
-    partial.rename(place)
-
-
-def _write_pointer(out: Path, name: str) -> None:
-    pointer = {"champion": name, "challenger": None, "share": 0.0, "salt": ""}
-    partial = out / f"{POINTER}.partial"
-    partial.write_text(json.dumps(pointer) + "\n", encoding="utf-8")
-    os.replace(partial, out / POINTER)
 
 
 def _report(bundle: Path, name: str, proof: Proof, chosen: Chosen) -> dict[str, object]:

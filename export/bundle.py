@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from export.handover import Products, read_popularity, read_products
+from export.origins import ORIGINS, origins
 from export.score import require_finite
 from export.scorers import NBITS, write_scorer
 from export.towers import export_item_tower, export_user_tower
 from functions.core.bundle import Manifest, describe, state_space, write_manifest
-from functions.core.catalogue import write_catalogue
+from functions.core.catalogue import Product, write_catalogue
 from functions.core.context import TABLE
 from functions.core.features import GAP_BUCKETS, VALUE_BUCKETS, ItemFeatures
 from functions.core.runtime import OnnxStep
@@ -60,17 +61,25 @@ def write_files(source: Source, slots: Mapping[str, Slot], out: Path) -> None:
     """Every file of the bundle but the manifest, into the empty folder `out`."""
     export_user_tower(source.towers, out / "user_tower.onnx")
     export_item_tower(source.towers, out / "item_tower.onnx")
-    embeddings = embed(out / "item_tower.onnx", source.products.features)
+    features, tower_ids = source.products.features, np.arange(1, source.items + 1)
+    embeddings = embed(out / "item_tower.onnx", features, tower_ids)
     require_finite(embeddings)
     require_finite(source.towers.context.table.detach().half().numpy(), "context row")
     embeddings.astype("<f2").tofile(out / "embeddings.f16")
     showable = source.products.showable
     write_scorer(out, embeddings[:showable], NBITS)
     source.towers.context.table.detach().numpy().astype("<f2").tofile(out / TABLE)
-    write_catalogue(out / "catalogue.sqlite", source.products.shown)
-    _write_json(out / "fallback.json", fallback(source))
+    popularity = read_popularity(source.folder, source.items)
+    write_items(source.products.shown, popularity, showable, out)
+    origins(tower_ids, popularity, features).tofile(out / ORIGINS)
     (out / "slots.json").write_text(dump_slots(slots), encoding="utf-8")
     _write_json(out / "vocabulary.json", source.meta.vocabulary)
+
+
+def write_items(shown: list[Product], popularity: NDArray[np.float32], showable: int, out: Path) -> None:
+    """The catalogue of all N rows, and the popular ones among the first `showable`."""
+    write_catalogue(out / "catalogue.sqlite", shown)
+    _write_json(out / "fallback.json", fallback(shown[:showable], popularity[:showable]))
 
 
 def finish(
@@ -82,7 +91,7 @@ def finish(
     """Write the manifest, with golden vectors of the files as they are; returns the bundle's id."""
     shape = source.towers.shape
     embeddings = np.fromfile(out / "embeddings.f16", "<f2").reshape(-1, shape.dim)
-    histories = _golden_histories(source.items)
+    histories = golden_histories(source.items)
     step = OnnxStep(out / "user_tower.onnx")
     towers = [(out / name).read_bytes() for name in ("user_tower.onnx", "item_tower.onnx")]
     manifest = Manifest(
@@ -102,47 +111,49 @@ def finish(
     return write_manifest(out, manifest)
 
 
-def embed(model: Path, features: ItemFeatures) -> Float16:
-    """Embeddings [N, d] of items by row, on a GPU where ONNX Runtime has one, in chunks.
+def embed(model: Path, features: ItemFeatures, tower_ids: NDArray[np.int64]) -> Float16:
+    """Embeddings [N, d] of items, on a GPU where ONNX Runtime has one, in chunks; tower_ids [N].
 
     Every chunk has one shape, so that a row does not depend on where it stands.
     """
-    gpu = (
-        ["CUDAExecutionProvider"] if torch.cuda.is_available() else []
-    )  # asked for in vain, it prints errors
-    wanted = [*gpu, "CPUExecutionProvider"]
-    session = ort.InferenceSession(str(model), providers=wanted)
-    count = len(features.category)
-    parts = []
-    with tqdm(
-        total=count, desc=f"embed on {session.get_providers()[0][:4]}", unit="item", disable=None
-    ) as bar:
+    session = open_on_fastest(model)
+    count = len(tower_ids)
+    width = session.get_outputs()[0].shape[1]
+    embeddings = np.zeros((count, width), np.float16)
+    device = "GPU" if session.get_providers()[0].startswith("CUDA") else "CPU"
+    started = time.perf_counter()
+    with tqdm(total=count, desc=f"embed on {device}", unit="item", disable=None) as bar:
         for start in range(0, count, CHUNK):
             rows = np.arange(start, start + CHUNK) % count
-            (part,) = session.run(["item_embedding"], _inputs(features, rows))
-            parts.append(part[: count - start].astype(np.float16))
-            bar.update(len(parts[-1]))
-    return np.concatenate(parts)
+            inputs = {name: column[rows] for name, column in features.columns().items()}
+            (part,) = session.run(["item_embedding"], {"item_id": tower_ids[rows].astype(np.int64), **inputs})
+            here = slice(start, min(start + CHUNK, count))
+            embeddings[here] = part[: here.stop - start]
+            bar.update(here.stop - start)
+    took_s = time.perf_counter() - started
+    print(f"embedded {count:,} items on the {device}, {count / max(took_s, 1e-9):,.0f} a second", flush=True)
+    return embeddings
 
 
-def _inputs(features: ItemFeatures, rows: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
-    content = {name: column[rows] for name, column in features.columns().items()}
-    return {"item_id": rows + 1, **content}
+def open_on_fastest(model: Path) -> ort.InferenceSession:
+    """On a GPU where there is one for this ONNX Runtime; asked for in vain, it prints errors."""
+    gpu = torch.cuda.is_available() and "CUDAExecutionProvider" in ort.get_available_providers()
+    wanted = ["CUDAExecutionProvider"] if gpu else []
+    return ort.InferenceSession(str(model), providers=[*wanted, "CPUExecutionProvider"])
 
 
-def fallback(source: Source) -> dict[str, object]:
-    """The most popular showable rows, of all and of each category, best first."""
-    counts = read_popularity(source.folder, source.items)[: source.products.showable]
-    order = np.argsort(-counts, kind="stable")
+def fallback(shown: list[Product], popularity: NDArray[np.float32]) -> dict[str, object]:
+    """The most popular rows of what is on sale, of all and of each category, best first."""
+    order = np.argsort(-popularity, kind="stable")
     by_category: dict[str, list[int]] = {}
     for row in order.tolist():
-        name = source.products.shown[row].category
-        if name and counts[row] > 0 and len(by_category.setdefault(name, [])) < POPULAR:
+        name = shown[row].category
+        if name and popularity[row] > 0 and len(by_category.setdefault(name, [])) < POPULAR:
             by_category[name].append(row)
     return {"all": order[:POPULAR].tolist(), "category": {n: r for n, r in by_category.items() if r}}
 
 
-def _golden_histories(items: int) -> NDArray[np.int64]:
+def golden_histories(items: int) -> NDArray[np.int64]:
     """[H, T, 4] of row, kind, gap, value."""
     rng = np.random.default_rng(0)
     tops = (items, FOLDED_KINDS, GAP_BUCKETS, VALUE_BUCKETS)

@@ -58,7 +58,7 @@ def read_products(folder: Path, meta: Meta) -> Products:
             f"{folder / CATALOGUE}, line {late + 1}: no title; expected titled products first"
         )
     features = read_features(folder, lines, Vocabulary.read(meta.vocabulary))
-    return Products([_product(line) for line in lines], features, showable)
+    return Products([product(line) for line in lines], features, showable)
 
 
 def read_popularity(folder: Path, items: int) -> NDArray[np.float32]:
@@ -106,7 +106,8 @@ def _lines(path: Path, items: int) -> list[Mapping[str, Any]]:
     return lines
 
 
-def _product(line: Mapping[str, Any]) -> Product:
+def product(line: Mapping[str, Any]) -> Product:
+    """What a line of a catalogue shows."""
     price = line.get("price")
     tags = line.get("tags") or ""
     return Product(

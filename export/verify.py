@@ -85,7 +85,7 @@ def prove(source: Source, served: ServedBundle, embeddings: Float16, held: HeldO
 def _towers_agree(
     proof: Proof, source: Source, served: ServedBundle, embeddings: Float16, torch_items: Float16
 ) -> None:
-    off = _units_apart(torch_items, embeddings)
+    off = units_apart(torch_items, embeddings)
     worst = int(off.max(1).argmax())
     _require_close(proof, f"item tower: row {worst}", off)
     inputs = _step_inputs(source)
@@ -114,7 +114,7 @@ def _steps_agree(
     """One step from random states: against torch within rounding, and bit-equal at any batch size."""
     whole = step(*inputs)  # type: ignore[arg-type]
     for name, one, other in zip(("state", "vector"), by_torch(*inputs), whole, strict=True):
-        _require_close(proof, f"user tower: {name}", _units_apart(one, other))
+        _require_close(proof, f"user tower: {name}", units_apart(one, other))
     for size in (1, 3, 17):
         part = step(*(column[:size] for column in inputs))  # type: ignore[arg-type]
         same = all(np.array_equal(a, b[:size]) for a, b in zip(part, whole, strict=True))
@@ -123,7 +123,7 @@ def _steps_agree(
         )
 
 
-def _units_apart(one: Float16, other: Float16) -> NDArray[np.floating]:
+def units_apart(one: Float16, other: Float16) -> NDArray[np.floating]:
     """Differences in float16 units of each row's largest number, [B, W]."""
     largest = np.maximum(np.abs(one).max(1, keepdims=True), np.float16(2**-6))
     apart = one.astype(np.float32) - other.astype(np.float32)

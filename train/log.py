@@ -144,6 +144,20 @@ def _opened(events: str | Path, scratch: Path) -> str | Path:
     return path
 
 
+def read_catalogue(
+    items: str | Path, mapping: Mapping | None = None
+) -> tuple[pa.Table, dict[str, npt.NDArray[np.float32]], list[str]]:
+    """A catalogue alone, as `read_log` reads it; raises UnusableLog.
+
+    Its products, what has a title first, their vectors by column [N, width], and what was dropped, in lines.
+    """
+    with tempfile.TemporaryDirectory() as folder, ENGINES["duckdb"](Path(folder)) as running:
+        cleaning = Cleaning(running, mapping or Mapping(), time.time())
+        products = _titled_first(running.rows(cleaning.items(find_files(items))))
+    vectors = cleaning.vectors(products)
+    return products.select(ITEM_COLUMNS), vectors, _dropped_lines(cleaning.dropped, cleaning.examples)
+
+
 def _by_appearance(column: pa.ChunkedArray) -> tuple[npt.NDArray[np.int32], pa.Array]:
     """Codes [n] of a dictionary column, and its values, those first that appear first."""
     whole = column.combine_chunks()

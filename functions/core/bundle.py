@@ -13,7 +13,7 @@ from pathlib import Path
 
 from functions.core.errors import CorruptBundle
 
-SCHEMA = 3
+SCHEMA = 4
 MANIFEST = "manifest.json"
 FILES = (
     "user_tower.onnx",
@@ -25,6 +25,7 @@ FILES = (
     "lists.bin",  # functions.core.index.Lists for the scorer "index"; else it says so
     "context.f16",  # [R, d] little-endian float16: functions.core.context
     "catalogue.sqlite",
+    "origins.bin",  # 16 bytes a row: what a refresh of the catalogue needs, and functions do not
     "fallback.json",
     "slots.json",
     "vocabulary.json",

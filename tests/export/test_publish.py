@@ -12,7 +12,7 @@ import export.__main__ as command
 from export import scorers
 from export.__main__ import Unproven, main, publish
 from export.bundle import embed
-from export.handover import _product
+from export.handover import product
 from functions.core.served import open_bundle
 from functions.core.user_row import Float16
 from tests.bundles import LOG_ONLY, products, tiny_checkpoint
@@ -66,8 +66,8 @@ def flat_scales(table: Float16) -> tuple[np.ndarray, np.ndarray]:
     return codes, scales * (-1)
 
 
-def shifted_embeddings(model: Path, features: object) -> Float16:
-    return np.roll(embed(model, features), 1, axis=0)  # type: ignore[arg-type]
+def shifted_embeddings(model: Path, features: object, tower_ids: np.ndarray) -> Float16:
+    return np.roll(embed(model, features, tower_ids), 1, axis=0)  # type: ignore[arg-type]
 
 
 PLACES = {"embed": command.write_files.__globals__, "quantize": vars(scorers)}
@@ -189,4 +189,4 @@ def test_a_checkpoint_that_was_cut_off_is_named(
 
 @pytest.mark.parametrize("tags", ["new|organic", "new, organic", "new;organic;", ["new", "organic"]])
 def test_tags_are_split_however_a_shop_writes_them(tags: object) -> None:
-    assert _product({"item_id": "i", "tags": tags}).tags == ("new", "organic")
+    assert product({"item_id": "i", "tags": tags}).tags == ("new", "organic")

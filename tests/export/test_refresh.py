@@ -1,0 +1,231 @@
+"""Products that come, change and go without training: what a refresh must change, and what it must not."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import export.refresh as refreshing
+from export.__main__ import main, publish_refresh
+from export.store import open_store
+from functions.core.events import Event
+from functions.core.fold import fold
+from functions.core.served import ServedBundle, open_bundle
+from tests.bundles import LOG_ONLY, products, tiny_bundle
+
+LAMP = {
+    "item_id": "new-lamp",
+    "title": "Brass desk lamp",
+    "category": "Lighting",
+    "brand": "Nordlys",
+    "price": 30.0,
+}
+Items = list[dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_bundle(tmp_path_factory.mktemp("original"))
+
+
+@pytest.fixture
+def bundles(original: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(original, tmp_path / "bundles"))
+
+
+def champion(bundles: Path) -> ServedBundle:
+    name = open_store(bundles).seen().champion
+    return open_bundle(bundles / name, name)
+
+
+def refreshed(bundles: Path, items: Items) -> dict[str, object]:
+    path = bundles.parent / "items.jsonl"
+    path.write_text("".join(f"{json.dumps(item)}\n" for item in items))
+    return publish_refresh(bundles, path, None)
+
+
+def row(bundle: ServedBundle, item_id: str) -> int:
+    return bundle.catalogue.rows_of_ids([item_id])[item_id]
+
+
+def table(bundles: Path, bundle: ServedBundle) -> np.ndarray:
+    return np.fromfile(bundles / bundle.id / "embeddings.f16", "<f2").reshape(-1, bundle.manifest.dim)
+
+
+def visitor(bundle: ServedBundle, *item_ids: str):  # type: ignore[no-untyped-def]
+    events = [Event(f"e{n}", "click", item_id, 1000 + n) for n, item_id in enumerate(item_ids)]
+    (after,), _ = fold([bundle.encoder.empty()], [events], bundle.encoder)
+    return after
+
+
+def test_the_same_catalogue_is_the_same_bundle_but_for_where_it_came_from(bundles: Path) -> None:
+    before = champion(bundles)
+    told = refreshed(bundles, products())
+    after = champion(bundles)
+    assert (told["new"], told["changed"], told["unchanged"], told["removed"]) == (0, 0, 60, 0)
+    assert after.manifest.quantization["refreshed_from"] == before.id
+    same = {n for n, f in after.manifest.files.items() if f == before.manifest.files[n]}
+    assert same == set(before.manifest.files)
+    assert after.manifest.golden == before.manifest.golden
+
+
+def test_a_new_product_is_found_by_its_content_and_the_state_space_stays(bundles: Path) -> None:
+    before = champion(bundles)
+    told = refreshed(bundles, [*products(), LAMP])
+    after = champion(bundles)
+    assert (told["new"], told["changed"], told["removed"]) == (1, 0, 0)
+    assert after.id != before.id and after.manifest.state_space == before.manifest.state_space
+    assert (after.manifest.showable, after.manifest.items) == (61, 61 + LOG_ONLY)
+    assert row(after, "new-lamp") < after.manifest.showable
+    lamps, _ = after.candidates(visitor(after, "sku-000", "new-lamp"), 61)
+    assert row(after, "new-lamp") in lamps
+    alike = [item for item in products() if item["category"] == "Lighting"]
+    wide = table(bundles, after).astype(np.float64)
+    own = wide[row(after, "new-lamp")]
+    to = {
+        name: np.mean([wide[row(after, str(i["item_id"]))] @ own for i in some])
+        for name, some in {"lamps": alike, "others": [i for i in products() if i not in alike]}.items()
+    }
+    assert to["lamps"] > to["others"]
+
+
+def test_rows_of_before_are_kept_bit_for_bit(bundles: Path) -> None:
+    before = champion(bundles)
+    was = table(bundles, before)
+    refreshed(bundles, [LAMP, *reversed(products())])
+    after = champion(bundles)
+    now = table(bundles, after)
+    for item in [*(str(p["item_id"]) for p in products()), "sku-060", "sku-061"]:
+        assert np.array_equal(was[row(before, item)].view(np.uint16), now[row(after, item)].view(np.uint16))
+
+
+def test_a_state_of_before_goes_on_under_the_refreshed_bundle(bundles: Path) -> None:
+    """The same events, half before and half after a refresh, end where they would have without one."""
+    before = champion(bundles)
+    half = visitor(before, "sku-003", "sku-004")
+    refreshed(bundles, [*products(), LAMP])
+    after = champion(bundles)
+    more = [Event("e2", "click", "sku-005", 1002)]
+    (mixed,), _ = fold([half], [more], after.encoder)
+    assert np.array_equal(mixed.state, visitor(before, "sku-003", "sku-004", "sku-005").state)
+
+
+def test_a_changed_product_is_embedded_again_with_its_own_id(bundles: Path) -> None:
+    items = products()
+    items[7] = {**items[7], "category": "Toys", "title": "Wooden train"}
+    before = champion(bundles)
+    told = refreshed(bundles, items)
+    after = champion(bundles)
+    assert (told["new"], told["changed"], told["unchanged"]) == (0, 1, 59)
+    was, now = table(bundles, before)[row(before, "sku-007")], table(bundles, after)[row(after, "sku-007")]
+    assert not np.array_equal(was, now)
+    assert after.catalogue.product(row(after, "sku-007")).title == "Wooden train"
+    again = refreshed(bundles, products())  # and back: the id is not forgotten
+    assert again["changed"] == 1
+    back = champion(bundles)
+    assert np.array_equal(table(bundles, back)[row(back, "sku-007")], was)
+
+
+def test_a_price_that_means_the_same_to_the_tower_changes_the_catalogue_alone(bundles: Path) -> None:
+    items = products()
+    items[0] = {**items[0], "url": "/elsewhere"}
+    told = refreshed(bundles, items)
+    after = champion(bundles)
+    assert told["unchanged"] == 60
+    assert after.catalogue.product(row(after, "sku-000")).url == "/elsewhere"
+
+
+def test_a_removed_product_is_never_shown_and_still_moves_a_state(bundles: Path) -> None:
+    before = champion(bundles)
+    told = refreshed(bundles, products()[10:])
+    after = champion(bundles)
+    assert told["removed"] == 10 and after.manifest.showable == 50
+    gone = [row(after, f"sku-{n:03d}") for n in range(10)]
+    assert min(gone) >= 50
+    who = visitor(after, "sku-003")
+    assert np.array_equal(who.state, visitor(before, "sku-003").state)
+    shown = {int(r) for r in after.candidates(who, 60)[0]} | {int(r) for r in after.popular("Lighting")[0]}
+    assert not shown & set(gone)
+    assert "Lighting" not in after.fallback["category"] or not set(
+        after.fallback["category"]["Lighting"]
+    ) & set(gone)
+    refreshed(bundles, products())
+    back = champion(bundles)
+    assert (
+        back.fallback == before.fallback
+        and back.manifest.files["embeddings.f16"] == (before.manifest.files["embeddings.f16"])
+    )
+
+
+def test_a_thousand_new_products_come_in_one_call(bundles: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    many = [{**LAMP, "item_id": f"new-{n}", "title": f"Lamp {n}"} for n in range(1000)]
+    assert refreshed(bundles, [*products(), *many])["new"] == 1000
+    assert "embedded 1,000 items on the CPU" in capsys.readouterr().out
+    assert champion(bundles).manifest.showable == 1060
+
+
+def test_two_refreshes_at_once_and_one_of_them_is_told(
+    bundles: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = refreshing.refresh
+
+    def overtaken(*arguments: Any) -> Any:
+        monkeypatch.setattr("export.__main__.refresh", real)
+        refreshed(bundles, [*products(), LAMP])
+        return real(*arguments)
+
+    monkeypatch.setattr("export.__main__.refresh", overtaken)
+    items = bundles.parent / "mine.jsonl"
+    items.write_text("".join(f"{json.dumps(item)}\n" for item in products()[5:]))
+    assert main(["refresh", "--items", str(items), "--bundles", str(bundles)]) == 1
+    assert "it was" in capsys.readouterr().err
+    assert champion(bundles).manifest.showable == 61
+    assert not list(bundles.glob(".partial-*"))
+
+
+@pytest.mark.parametrize(
+    ("items", "message"),
+    [
+        ([], "items.jsonl"),
+        ([{"item_id": "a"}], "no product with a title"),
+    ],
+)
+def test_a_catalogue_of_nothing_changes_nothing(
+    bundles: Path, capsys: pytest.CaptureFixture[str], items: Items, message: str
+) -> None:
+    before = champion(bundles).id
+    path = bundles.parent / "items.jsonl"
+    path.write_text("".join(f"{json.dumps(item)}\n" for item in items))
+    assert main(["refresh", "--items", str(path), "--bundles", str(bundles)]) == 1
+    assert message in capsys.readouterr().err
+    assert champion(bundles).id == before
+
+
+def test_a_table_that_the_tower_did_not_make_is_refused(
+    bundles: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The planted defect: the embeddings of other products."""
+    real: Callable[..., Any] = refreshing._embeddings
+    monkeypatch.setattr(refreshing, "_embeddings", lambda *a: np.roll(real(*a), 1, axis=0))
+    with pytest.raises(refreshing.BadRefresh, match="item tower differs from the table"):
+        refreshed(bundles, products())
+
+
+def test_without_a_pointer_there_is_nothing_to_refresh(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["refresh", "--items", "x.csv", "--bundles", str(tmp_path)]) == 1
+    assert "expected one that names a champion" in capsys.readouterr().err
+
+
+def test_a_rollback_is_one_command(bundles: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = champion(bundles).id
+    refreshed(bundles, [*products(), LAMP])
+    assert main(["point", first, "--bundles", str(bundles)]) == 0
+    assert champion(bundles).id == first
+    assert main(["point", "0" * 32, "--bundles", str(bundles)]) == 1
+    assert champion(bundles).id == first

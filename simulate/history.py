@@ -5,21 +5,25 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
-from functions import collect
+from functions import collect, me
 from functions.aws.log import Log
+from functions.aws.rows import Rows
 from functions.aws.secret import ShopSecret
+from functions.core.errors import Unavailable
 from functions.core.tokens import Keys
 from simulate.bucket import Bucket
 from simulate.encoder import SPACES
 from simulate.function import Function
 from simulate.mapping import Mapping, history_settings, template_settings
+from simulate.reference import event_hash
 from simulate.shoppers import MAX_RECORD_BYTES, SECRET, Shopper, key_of, poison, shoppers
 from simulate.stream import MAX_SHARDS, STREAM, OpenShard, SimulatedLog
-from simulate.table import Table
+from simulate.table import TABLE, Table
 from simulate.verdict import Acknowledged, judge
-from simulate.world import World
+from simulate.world import Crash, World
 
 SHOP = ShopSecret(Keys({"k1": b"1" * 32}, "k1"), SECRET)
 MOST_STEPS = 3_000  # a history that takes more has got stuck
@@ -31,6 +35,15 @@ class Misfortune:
 
     chance: float
     act: Callable[[], None]
+
+
+def eraser(world: World, log: Log, rows: Rows) -> me.Eraser:
+    """The real eraser over simulated services, its chance that of the seed."""
+    own = me.Eraser.__new__(me.Eraser)
+    own.log, own.rows = log, rows
+    vars(me)["secrets"] = SimpleNamespace(token_bytes=world.rng.randbytes)
+    vars(me)["os"] = SimpleNamespace(urandom=world.rng.randbytes)
+    return own
 
 
 class History:
@@ -45,7 +58,7 @@ class History:
         self._crowd = len(self.shoppers) > 4
         lanes = rng.choice((1, 1, 2, 3)) if not self._crowd else 1
         self.log = SimulatedLog(world, rng.randint(1, 2) if not self._crowd else 1, lanes)
-        self.table, self.bucket = Table(world), Bucket(world)
+        self.table, self.bucket = Table(world, self.log.forgotten), Bucket(world)
         for shopper in self.shoppers:
             if shopper.item is not None:
                 self.table.items[shopper.key] = shopper.item
@@ -63,6 +76,8 @@ class History:
             self.discarded.append,
         )
         self._writer = Log(self.log, STREAM)
+        self._eraser = eraser(world, self._writer, Rows(self.table, TABLE, sleep=world.sleep))
+        self._erases = rng.random() < 0.4
         self._misfortunes = self._plan()
         world.elsewhere = self._elsewhere
 
@@ -118,7 +133,11 @@ class History:
             self.world.now_s += 0.2
 
     def _elsewhere(self) -> None:
-        """In the middle of an invocation: another poller of the same lane, or another reader's turn."""
+        """In the middle of an invocation: an erasure, another poller of the lane, another reader's turn."""
+        if self._erases and self.world.rng.random() < 0.25:
+            self.world.happened("erasure in between")
+            self._erase()
+            return
         busy = [reader for reader in self.mapping.readers.values() if reader.busy]
         if busy and self.world.rng.random() < 0.5:
             sending = [s for s in self.shoppers if s.outbox]
@@ -172,6 +191,7 @@ class History:
             (0.02, self._split),
             (0.02, self._merge),
             (0.02, self._update_shard_count),
+            (0.06 if self._erases else 0.0, self._erase),
             (0.01, self._outage),
             (0.01, self._slow_table),
         ]
@@ -258,6 +278,28 @@ class History:
         self.champion = SPACES[1 - SPACES.index(self.champion)]
         if self.world.rng.random() < 0.3:
             self.function.end_all()
+
+    def _erase(self) -> None:
+        """A user asks to be forgotten; where that fails, the user may or may not ask again."""
+        world = self.world
+        shopper = world.rng.choice([s for s in self.shoppers if not s.corrupt] or [None])
+        if shopper is None:
+            return
+        world.happened("erasure")
+        skew_s = world.rng.choice((0, 0, 0, -3_600, 3_600, -86_400, 86_400))
+        try:
+            self._eraser.erase(shopper.key, SHOP.keys, int(world.now_s) + skew_s)
+        except (Crash, Unavailable):
+            return
+        logged = [entry for entry in self.log.all if entry.user == shopper.key]
+        last = max(nth for nth, entry in enumerate(logged) if entry.receipt is not None)
+        gone = {event_hash(entry.event["event_id"]) for entry in logged[:last] if entry.event}
+        gone |= {act.event for act in shopper.start.ring} if shopper.start else set()
+        back = {event_hash(entry.event["event_id"]) for entry in logged[last:] if entry.event}
+        self.log.forgotten[shopper.key] = gone - back
+        ring = self.table.items[shopper.key]["ring"]["B"]
+        if {ring[at : at + 5] for at in range(0, len(ring), 12)} & (gone - back):
+            world.wrong(f"{shopper.key}: told that all is erased, and it is not")
 
     def _slow_table(self) -> None:
         self.world.happened("slow table")

@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from functions import update
+from functions import me, update
 from functions.aws import rows
 from functions.aws.clients import Failure, unavailable
 from functions.aws.quarantine import Quarantine
 from functions.aws.rows import Fetched, Rows, to_item
-from functions.core import batches, fold, user_row
+from functions.core import batches, erasure, fold, user_row
 from functions.core.batches import StreamRecord
 from functions.core.errors import VersionConflict
 from functions.core.fold import Encoder
@@ -212,6 +212,17 @@ def _corrupt_is_new(self: Any, keys: Any, in_time: Any = lambda: True) -> Fetche
 
 _real_get_many = Rows.get_many
 
+
+def _erasure_of_the_row_alone(self: Any, key: str, keys: Any, now_s: int) -> None:
+    """The row is emptied, and the log is told nothing: what is in flight brings the user back."""
+    row = self.rows.get(key)
+    if row is not None:
+        empty = replace(erasure.forgotten(row), version=row.version + 1, erased=bytes(8))
+        self.rows.put(key, empty, row.version, now_s)
+
+
+_real_forgotten = erasure.forgotten
+
 BUGS: dict[str, Callable[[], list[Bug]]] = {
     "single high-water mark": lambda: [(UserRow, "mark", _highest_of_any_shard)],
     "marks compared as text": lambda: [(update, "unread", _unread_by_text)],
@@ -246,6 +257,13 @@ BUGS: dict[str, Callable[[], list[Bug]]] = {
     "impressions not stored": lambda: [(rows, "encode", _without("seen"))],
     "last time not stored": lambda: [(rows, "encode", _without_last)],
     "rows that die in a day": lambda: [(rows, "LIFETIME_S", 86_400)],
+    "erasure without a tombstone": lambda: [(me.Eraser, "_bury", lambda *_: None)],
+    "erasure of the row alone": lambda: [(me.Eraser, "erase", _erasure_of_the_row_alone)],
+    "an erasure that the stream does not do": lambda: [(erasure, "_known", lambda row, erased: True)],
+    "an erasure that counts each time": lambda: [(erasure, "_known", lambda row, erased: False)],
+    "a tombstone that forgets its place in the log": lambda: [
+        (erasure, "forgotten", lambda row: replace(_real_forgotten(row), marks=()))
+    ],
     "retry limit that drops events": lambda: [(mapping, "template_settings", _one_retry)],
 }
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 RING, SEEN, MARKS, PLACES = 64, 12, 2, 24
 DAY_S = 86_400
 LIFETIME_S = 390 * DAY_S
-TOMBSTONE_S = 0
+TOMBSTONE_S = 8 * DAY_S
 KINDS = {"view": 1, "click": 2, "cart": 3, "purchase": 4, "rating": 5, "dismiss": 6, "impression": 7}
 DISMISS = 6
 
@@ -92,6 +92,7 @@ class Reference:
     turn: int = 0
     seen: list[tuple[bytes, int]] = field(default_factory=list)
     marks: dict[str, int] = field(default_factory=dict)
+    erased: bytes = b""  # receipt of the last erasure
 
     def __post_init__(self) -> None:
         if not self.state:
@@ -110,6 +111,14 @@ class Reference:
         """The log is read up to here."""
         self.marks.setdefault(shard, sequence)
         self.marks[shard] = max(self.marks[shard], sequence)
+
+    def erase(self, receipt: bytes) -> None:
+        """Forget the user, once for a receipt; how far the log is read stays known."""
+        if receipt == self.erased:
+            return
+        self.state, self.vector = self.blank(self.space)
+        self.ring, self.seen, self.fav = [], [], {}
+        self.last_s, self.turn, self.erased = 0, 0, receipt
 
     def apply(self, event: dict[str, Any], time_s: int) -> None:
         """One event of the log."""
@@ -139,6 +148,7 @@ class Reference:
         """What the table must hold, but for version, write id and lifetime."""
         fav = b"".join(kept + bytes([code]) for kept, code in self.fav.items())
         return {
+            "era": self.erased or None,
             "state": self.state,
             "vector": self.vector,
             "space": self.space,

@@ -157,7 +157,7 @@ def _give_favourites(row: Reference, rng: Random) -> None:
 
 def _stored(key: str, row: Reference, version: int) -> Item:
     attributes = row.attributes()
-    item: Item = {name: {"B": value} for name, value in attributes.items() if name != "space"}
+    item: Item = {name: {"B": value} for name, value in attributes.items() if isinstance(value, bytes)}
     item |= {
         "pk": {"S": key},
         "space": {"S": row.space},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 
-from functions import update
+from functions import me, update
 
 
 def nothing(
@@ -19,4 +19,5 @@ def nothing(
 def silence() -> None:
     """For the rest of this process."""
     logging.disable(logging.CRITICAL)
+    setattr(me, "emit", nothing)  # noqa: B010 - mypy: not exported
     setattr(update, "emit", nothing)  # noqa: B010 - mypy: not exported

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from local.event_source import Page, Record, Shard
+from simulate.reference import event_hash
 from simulate.table import refused, unanswered
 from simulate.world import LOG_FAULTS, World
 
@@ -51,12 +52,13 @@ class OpenShard:
 
 @dataclass(frozen=True)
 class Logged:
-    """A record and what it is: a user's event, or poison if nobody can read it."""
+    """A record and what it is: a user's event or erasure, or poison if nobody can read it."""
 
     shard: str
     record: Record
     user: str | None
     event: dict[str, Any] | None
+    receipt: bytes | None  # of an erasure
     poison: bool
 
 
@@ -70,6 +72,7 @@ class SimulatedLog:
         self.by_id: dict[str, OpenShard] = {}
         self.all: list[Logged] = []  # in log order
         self.taken: Counter[tuple[str, str]] = Counter()  # user, event id
+        self.forgotten: dict[str, set[bytes]] = {}  # by user, hashes of events that an erasure has erased
         self.orderings: list[tuple[str, str]] = []  # what each answered record named, and its own number
         step = SLOTS // shards
         for nth in range(shards):
@@ -87,11 +90,16 @@ class SimulatedLog:
             raise refused("ProvisionedThroughputExceededException", "PutRecord")
         if fault == "log lost request":
             raise unanswered(self._world)
+        if fault == "log late record":  # the SDK gave it up and tries again, and it arrives all the same
+            self._world.later(lambda: self._append_late(PartitionKey, Data))
         logged = self.append(PartitionKey, Data, poison=False)
         if fault == "log lost answer":
             raise unanswered(self._world)
         self.orderings.append((SequenceNumberForOrdering, logged.record.sequence))
         return {"ShardId": logged.shard, "SequenceNumber": logged.record.sequence}
+
+    def _append_late(self, partition_key: str, data: bytes) -> None:
+        self.append(partition_key, data, poison=False)
 
     def append(self, partition_key: str, data: bytes, poison: bool) -> Logged:
         """One record more, in the open shard of its key."""
@@ -105,6 +113,7 @@ class SimulatedLog:
         logged = Logged(shard.id, record, *_meaning(data, poison))
         if logged.user and logged.event:
             self.taken[logged.user, logged.event["event_id"]] += 1
+            self.forgotten.get(logged.user, set()).discard(event_hash(logged.event["event_id"]))
         self.all.append(logged)
         self._world.note("log", shard.id, sequence, partition_key)
         return logged
@@ -181,8 +190,9 @@ class Lane:
         return self.log.read_lane(shard, self.lane, after, limit)
 
 
-def _meaning(data: bytes, poison: bool) -> tuple[str | None, dict[str, Any] | None, bool]:
+def _meaning(data: bytes, poison: bool) -> tuple[str | None, dict[str, Any] | None, bytes | None, bool]:
     if poison:
-        return None, None, True
+        return None, None, None, True
     read = json.loads(data)
-    return read["user_key"], read.get("event"), False
+    receipt = bytes.fromhex(read["erase"]) if "erase" in read else None
+    return read["user_key"], read.get("event"), receipt, False

@@ -46,8 +46,11 @@ def unanswered(world: World) -> Exception:
 class Table:
     """The client that `functions.aws.rows` is handed."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, forgotten: Mapping[str, set[bytes]] | None = None) -> None:
         self._world = world
+        self._forgotten = (
+            forgotten if forgotten is not None else {}
+        )  # hashes of events by user that no row may have any more
         self.items: dict[str, Item] = {}
         self.moves: dict[str, list[Item]] = {}  # every state of each row that was, in order
         self._wids: set[bytes] = set()
@@ -175,8 +178,8 @@ class Table:
             return
         if item["space"]["S"] != space:
             wrong(f"{key}: written in space {item['space']['S']} by a function of {space}")
-        bare = not item["ring"]["B"] and not item["seen"]["B"]
-        lifetime_s = TOMBSTONE_S if bare and TOMBSTONE_S else LIFETIME_S
+        bare = "era" in item and not item["ring"]["B"] and not item["seen"]["B"]
+        lifetime_s = TOMBSTONE_S if bare else LIFETIME_S
         written_s = int(item["ttl"]["N"]) - lifetime_s - skew_s
         if not -120 <= written_s - self._world.now_s <= 1:
             wrong(f"{key}: ttl {item['ttl']['N']}, {written_s - self._world.now_s:.0f} s from what is due")
@@ -195,6 +198,9 @@ class Table:
             length = len(item[name]["B"])
             if length % unit or length > most:
                 wrong(f"{key}: {name} of {length} bytes")
+        ring = item["ring"]["B"]
+        if self._forgotten.get(key, set()) & {ring[at : at + 5] for at in range(0, len(ring), 12)}:
+            wrong(f"{key}: what was erased is back")
         was = int(before["v"]["N"]) if before else 0
         if int(item["v"]["N"]) != was + 1:
             wrong(f"{key}: version {item['v']['N']} after {was}")

@@ -83,20 +83,22 @@ def judge(
             if table.items[shopper.key] != shopper.item:
                 world.wrong(f"{shopper.key}: a corrupt row was written")
         else:
-            poison |= _judge_row(world, table, shopper, by_user[shopper.key])
+            poison |= _judge_row(world, table, bucket, shopper, by_user[shopper.key])
     _judge_quarantine(world, bucket, poison)
     strangers = table.items.keys() - {shopper.key for shopper in shoppers}
     if strangers:
         world.wrong(f"rows of nobody: {sorted(strangers)}")
 
 
-def _judge_row(world: World, table: Table, shopper: Shopper, records: list[Logged]) -> dict[str, Logged]:
+def _judge_row(
+    world: World, table: Table, bucket: Bucket, shopper: Shopper, records: list[Logged]
+) -> dict[str, Logged]:
     """Compare one row; returns the records that it cannot have, and quarantine must."""
     moves = table.moves.get(shopper.key, [])
     item = table.items.get(shopper.key)
-    row, poison = replay(shopper, records, _switches(moves, records))
+    row, poison, spared = replay(shopper, records, _switches(moves, records))
     folded = [logged for logged in records if quarantine_key(logged) not in poison]
-    if not folded:
+    if not folded and not spared:
         if item != shopper.item:
             world.wrong(f"{shopper.key}: a row of no event")
         return poison
@@ -106,7 +108,7 @@ def _judge_row(world: World, table: Table, shopper: Shopper, records: list[Logge
     wrong = list(differing(item, row.attributes()))
     if wrong:
         world.wrong(f"{shopper.key}: {', '.join(wrong)} not as one replay of the log makes it")
-    return poison
+    return poison | {key: logged for key, logged in spared.items() if key in bucket.objects}
 
 
 def _switches(moves: list[dict[str, Any]], records: list[Logged]) -> dict[int, str]:
@@ -126,21 +128,29 @@ def _switches(moves: list[dict[str, Any]], records: list[Logged]) -> dict[int, s
 
 def replay(
     shopper: Shopper, records: list[Logged], switches: dict[int, str]
-) -> tuple[Reference, dict[str, Logged]]:
-    """The row after one replay of the log, and the records that cannot be folded."""
+) -> tuple[Reference, dict[str, Logged], dict[str, Logged]]:
+    """The row after one replay of the log, the records that cannot be folded, and those of which an erasure
+    has perhaps spared everybody the try.
+    """
     row = shopper.start or reference(switches.get(0, "a" * 16))
-    poison = {}
+    poison: dict[str, Logged] = {}
+    spared: dict[str, Logged] = {}
     for nth, logged in enumerate(records):
         if nth in switches:
             row.enter_space(switches[nth])
         event = logged.event
+        if logged.receipt is not None:
+            row.erase(logged.receipt)
+            row.mark(logged.shard, int(logged.record.sequence))
+            spared, poison = spared | poison, {}
+            continue
         assert event is not None
         if event["item_id"] == BROKEN and not row.remembers(event_hash(event["event_id"])):
             poison[quarantine_key(logged)] = logged
             continue
         row.apply(event, time_of(event, logged.record.arrival_s))
         row.mark(logged.shard, int(logged.record.sequence))
-    return row, poison
+    return row, poison, spared
 
 
 def _judge_quarantine(world: World, bucket: Bucket, poison: dict[str, Logged]) -> None:

@@ -26,7 +26,7 @@ WRITE_FAULTS = {
 }
 READ_FAULTS = {"unprocessed keys": 60}
 QUARANTINE_FAULTS = {"quarantine refuses": 200, "quarantine answer lost": 150}
-LOG_FAULTS = {"log throttle": 10, "log lost request": 10, "log lost answer": 15}
+LOG_FAULTS = {"log throttle": 10, "log lost request": 10, "log lost answer": 15, "log late record": 20}
 DELIVERY_FAULTS = {"short of time": 30, "crash after answer": 30}
 POINTER_FAULTS = {"pointer unread": 60}
 # Faults that a history's plan brings.
@@ -43,6 +43,8 @@ PLANNED_FAULTS = (
     "cold start",
     "table outage",
     "slow table",
+    "erasure",
+    "erasure in between",
     "poison",
     "oversize",
     "parallel invocation",

@@ -20,7 +20,9 @@ from functions.core.user_row import UserRow
 
 ERASURE = "erasure"
 RECEIPT_LIFETIME_S = 10 * 365 * 86_400
-LOST_S = 3_600  # an event that came so long after the request comes after it in the log, too
+LOST_S = (
+    2 * 86_400
+)  # who came so long after the request comes after it in the log too, though a clock be wrong
 NOBODY = UserRow(np.zeros(0, np.float16), np.zeros(0, np.float16), space="")
 
 
@@ -57,7 +59,7 @@ def surviving(row: UserRow, records: Sequence[StreamRecord]) -> tuple[UserRow, l
         if record.erasure is not None and not _known(row, record.erasure):
             row, events = _erased(forgotten(row), record.erasure), []
         elif row.erasing_since_s and record.arrived_s >= row.erasing_since_s + LOST_S:
-            row = replace(row, erasing_since_s=0)
+            row = replace(row, erasing_since_s=0, erased=b"")  # should the record come yet, it erases
         if record.event is not None and not row.erasing_since_s:
             events.append(record.event)
     return row, events

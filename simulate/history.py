@@ -77,7 +77,7 @@ class History:
         )
         self._writer = Log(self.log, STREAM)
         self._eraser = eraser(world, self._writer, Rows(self.table, TABLE, sleep=world.sleep))
-        self._erases = rng.random() < 0.4
+        self._erases = rng.random() < 0.5
         self._misfortunes = self._plan()
         world.elsewhere = self._elsewhere
 
@@ -134,7 +134,7 @@ class History:
 
     def _elsewhere(self) -> None:
         """In the middle of an invocation: an erasure, another poller of the lane, another reader's turn."""
-        if self._erases and self.world.rng.random() < 0.25:
+        if self._erases and self.world.rng.random() < 0.35:
             self.world.happened("erasure in between")
             self._erase()
             return

@@ -261,6 +261,7 @@ def poison(rng: Random, user: str) -> tuple[str, bytes]:
             (user, oversize),
             (user, oversize),
             (user, oversize),
+            (user, oversize),
             (user, b"\xf3\x89\x9a\xc2" + record() + b"\0" * 16),
             (user, b"\x1f\x8b\x08" + b"\0" * 60),
         )

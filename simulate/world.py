@@ -138,7 +138,7 @@ class World:
         """A point where the function waits: time passes, late writes land, others have their turn."""
         self.now_s += 0.001 + 0.02 * self.rng.random()
         self.land()
-        if not self.calm and self.invocations and not self._beside and self.rng.random() < 0.06:
+        if not self.calm and self.invocations and not self._beside and self.rng.random() < 0.09:
             self._run_beside()
         self.require_alive()
 

@@ -6,9 +6,10 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 from functions import collect, me
+from functions.aws.keys import KeyTable
 from functions.aws.log import Log
 from functions.aws.rows import Rows
 from functions.aws.secret import ShopSecret
@@ -41,6 +42,7 @@ def eraser(world: World, log: Log, rows: Rows) -> me.Eraser:
     """The real eraser over simulated services, its chance that of the seed."""
     own = me.Eraser.__new__(me.Eraser)
     own.log, own.rows = log, rows
+    own.archive = cast(KeyTable, SimpleNamespace(shred=lambda key, position: None))  # has tests of its own
     vars(me)["secrets"] = SimpleNamespace(token_bytes=world.rng.randbytes)
     vars(me)["os"] = SimpleNamespace(urandom=world.rng.randbytes)
     return own

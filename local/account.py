@@ -147,10 +147,15 @@ def _new_secret() -> str:
     )
 
 
+def put_file(s3: Any, bundles: Path, path: Path) -> None:
+    """One file of the folder of bundles into the bucket, in its place."""
+    with path.open("rb") as body:
+        s3.put_object(Bucket=BUCKET, Key=path.relative_to(bundles).as_posix(), Body=body)
+
+
 def _upload(s3: Any, bundles: Path) -> None:
     """Upload the folder as it is: the bucket's layout is the folder's. The pointer goes last."""
     s3.create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION})
     files = sorted(path for path in bundles.rglob("*") if path.is_file())
     for path in sorted(files, key=lambda path: path == bundles / POINTER):
-        with path.open("rb") as body:
-            s3.put_object(Bucket=BUCKET, Key=path.relative_to(bundles).as_posix(), Body=body)
+        put_file(s3, bundles, path)

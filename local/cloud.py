@@ -12,9 +12,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from local.account import create, read_pointer, write_account
+from local.account import client, create, read_pointer, write_account
 from local.archive import deliver
 from local.emulator import Emulator
+from local.follow import Follower
 from local.front import HOST, WEB, PortTaken, serve
 from local.poller import poll
 from local.process import LocalProcess, Part, PartFailed
@@ -59,6 +60,7 @@ class Cloud:
         shutil.rmtree(settings.logs / ARCHIVE, ignore_errors=True)  # sealed with keys that are gone, too
         emulator = self._stack.enter_context(Emulator(_fresh(settings.logs / "emulator.log")))
         self.endpoint = emulator.endpoint
+        follower = Follower(client("s3", emulator.endpoint), settings.bundles)
         self.environment = create(emulator.endpoint, template, settings.bundles)
         behind_routes = [route.function for route in template.routes()]
         arguments = (settings.port, settings.template, settings.bundles, settings.web)
@@ -70,6 +72,8 @@ class Cloud:
         write_account(settings.logs / ACCOUNT, self.environment)
         self._stack.callback((settings.logs / ACCOUNT).unlink, missing_ok=True)
         self.url = f"http://{HOST}:{self.front.value}"
+        follower.start()
+        self._stack.callback(follower.stop)
 
     def _run(
         self, name: str, functions: Iterable[FunctionEntry], part: Part, *arguments: Any

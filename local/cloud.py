@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from multiprocessing.connection import wait
@@ -63,12 +63,16 @@ class Cloud:
         follower = Follower(client("s3", emulator.endpoint), settings.bundles)
         self.environment = create(emulator.endpoint, template, settings.bundles)
         behind_routes = [route.function for route in template.routes()]
-        arguments = (settings.port, settings.template, settings.bundles, settings.web)
-        self.front = self._run("front", behind_routes, serve, *arguments)
+        self._starts: dict[str, Callable[[], LocalProcess]] = {}
+        arguments = (settings.template, settings.bundles, settings.web)
+        self.front = self._run("front", behind_routes, serve, settings.port, *arguments)
+        port = self.front.value  # the same again after a restart
+        self._starts["front"] = lambda: self._run("front", behind_routes, serve, port, *arguments)
         self._updating = template.mapping()[0]
         self.poller = self.run_poller(settings.logs / CHECKPOINTS)
+        self._starts["poller"] = lambda: self.run_poller(settings.logs / CHECKPOINTS)
         self.archive = settings.logs / ARCHIVE
-        self.processes = (emulator.process, self.front, self.poller, *self._run_delivery(template))
+        self.processes = [emulator.process, self.front, self.poller, *self._run_delivery(template)]
         write_account(settings.logs / ACCOUNT, self.environment)
         self._stack.callback((settings.logs / ACCOUNT).unlink, missing_ok=True)
         self.url = f"http://{HOST}:{self.front.value}"
@@ -98,7 +102,14 @@ class Cloud:
         if entry is None:
             return []
         arguments = (self.settings.template, self.settings.logs / DELIVERED, self.archive)
-        return [self._run("archive", [entry], deliver, *arguments)]
+        self._starts["archive"] = lambda: self._run("archive", [entry], deliver, *arguments)
+        return [self._starts["archive"]()]
+
+    def restart(self, name: str) -> None:
+        """Start front, poller or archive again, after it was ended or killed."""
+        at = next(n for n, process in enumerate(self.processes) if process.name == name)
+        self.processes[at].stop()
+        self.processes[at] = self._starts[name]()
 
     def wait(self) -> None:
         """Return never while all is well; raises PartFailed when a process ends by itself."""

@@ -11,7 +11,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from functions import collect, score
-from functions.core.tokens import sign
+from functions.core.tokens import sign, verify
 from tests.functions.account import KEYS, Account, Context, behaviour, credential, http, key_of
 
 Json = dict[str, Any]
@@ -173,6 +173,23 @@ def test_a_click_answers_the_decision_that_was_shown(account: Account) -> None:
     click = behaviour(1, banner["item_id"], "click", token=banner["token"])
     assert send(click)[0] == 202
     assert logged(account)[0]["event"]["token"] == banner["token"]
+
+
+def test_the_answer_says_what_is_wrong_with_a_token(account: Account) -> None:
+    banner = shown_to("ann")
+    over = sign({**verify(banner["token"], KEYS, time.time()), "exp": int(time.time()) - 1}, KEYS)
+    forged = banner["token"][:-4] + ("AAAA" if banner["token"][-4:] != "AAAA" else "BBBB")
+    wrong = (
+        (over, "ann", "expired"),
+        (forged, "ann", "bad signature"),
+        (banner["token"], "eve", "this visitor"),
+    )
+    for token, user, reason in wrong:
+        act = behaviour(1, banner["item_id"], "click", token=token)
+        status, answer = send({"events": [act, behaviour(2)]}, user)
+        assert (status, statuses(answer)) == (202, ["invalid", "accepted"])
+        error = answer["results"][0]["error"]
+        assert error.startswith("events[0].token: ") and reason in error
 
 
 def test_a_decision_that_is_not_the_callers_own_is_refused(account: Account) -> None:

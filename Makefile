@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-functions simulate check build picture benchmark-quality
+.PHONY: help install demo test test-functions simulate killed check build picture benchmark-quality
 PYTHON ?= python3
 BIN := .venv/bin
 SAM_VERSION := 1.170.0
@@ -67,6 +67,9 @@ benchmark-quality: install ## every baseline tuned and our model, side by side: 
 
 picture: install ## the README's picture, taken from a running `make demo`
 	$(BIN)/python -m tests.web.picture
+
+killed: install ## the local cloud's processes are killed while visitors shop, SECONDS=300; every row is checked
+	$(BIN)/python -m tests.local.test_killed $(or $(SECONDS),300)
 
 check: install .venv-sam/installed-$(SAM_VERSION) ## ruff, strict mypy, import rules, sam validate --lint
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -10,6 +10,7 @@ import json
 import os
 import random
 import signal
+import subprocess
 import sys
 import tempfile
 import threading
@@ -25,8 +26,7 @@ from functions.core.fold import fold
 from functions.core.served import open_bundle
 from functions.core.tokens import Keys, sign
 from functions.core.user_row import encode
-from local.__main__ import main
-from local.account import SECRET, STREAM, TABLE, client, read_pointer
+from local.account import BUCKET, SECRET, STREAM, TABLE, client, read_pointer
 from local.cloud import Cloud, CloudSettings
 
 BUNDLES = Path(__file__).parents[2] / "tests" / "data" / "tiny_bundle"
@@ -117,13 +117,12 @@ def play(folder: Path, users: int, least: int, kills: int, seconds: float = 0.0,
         ended.set()
         for thread in threads:
             thread.join()
-        command = ["replay", "--bundle", str(BUNDLES), "--logs", str(folder), "--wait", str(WAIT_S)]
         wait_for_rows(cloud, people, bytes.fromhex(secret["pseudonym"]))
-        assert main(command) == 0, "the archive and the table differ"
-        quarantined = client("s3", cloud.endpoint).list_objects_v2(
-            Bucket="vitrine-bundles", Prefix="quarantine/"
-        )
-        assert quarantined["KeyCount"] == poisoned
+        arguments = ("replay", "--bundle", str(BUNDLES), "--logs", str(folder), "--wait", str(WAIT_S))
+        replayed = subprocess.run([sys.executable, "-m", "local", *arguments], capture_output=True, text=True)
+        assert replayed.returncode == 0, replayed.stdout + replayed.stderr
+        kept = client("s3", cloud.endpoint).list_objects_v2(Bucket=BUCKET, Prefix="quarantine/")
+        assert kept["KeyCount"] == poisoned
     events = sum(len(person.sent) for person in people)
     return f"users={users} events={events} killed={done} poison={poisoned} wrong_rows=0"
 

@@ -1,7 +1,8 @@
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-functions simulate killed check build picture benchmark-quality
+.PHONY: help install demo test test-functions simulate killed check build picture benchmark benchmark-quality
 PYTHON ?= python3
 BIN := .venv/bin
+ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 SAM_VERSION := 1.170.0
 # a shim of pyenv's may be there and not run
 PYTHON312 ?= $(firstword $(wildcard $(HOME)/.pyenv/versions/3.12*/bin/python3.12) python3.12)
@@ -61,6 +62,22 @@ build: install ## a function's zip, unpacked: build/artifact
 	rm -rf build/artifact
 	$(MAKE) -s -C functions build-ScoreFunction ARTIFACTS_DIR=$(abspath build/artifact) \
 		PYTHON=$(abspath $(BIN)/python)
+
+.venv/installed-bench: .venv/installed
+	$(BIN)/pip install -q --disable-pip-version-check -e ".[bench]"
+	touch $@
+
+# a quarter of an hour; CHECKPOINT=folder of `python -m train` measures scoring on its items too
+benchmark: .venv/installed-bench build .venv-sam/installed-$(SAM_VERSION) .venv-lambda/installed ## scoring, handlers, cold start, cost: docs/benchmarks/performance.md
+	rm -rf build/benchmark && mkdir -p build/benchmark
+	$(ONE_THREAD) $(BIN)/python -m bench scoring --report build/benchmark/scoring.json \
+		$(if $(CHECKPOINT),--checkpoint $(CHECKPOINT))
+	$(ONE_THREAD) $(BIN)/python -m bench handler --json build/benchmark/handler.json
+	$(ONE_THREAD) $(BIN)/python -m bench init --python $(PYTHON312) --json build/benchmark/init.json
+	VITRINE_EMULATOR_REPORT=$(abspath build/benchmark/emulator.json) \
+		$(BIN)/python -m pytest tests/functions/test_runtime_emulator.py
+	$(BIN)/python -m bench cost --handler build/benchmark/handler.json --json build/benchmark/cost.json
+	$(BIN)/python -m bench performance --reports build/benchmark
 
 benchmark-quality: install ## every baseline tuned and our model, side by side: docs/benchmarks/quality.md
 	$(BIN)/python -m bench quality $(OPTIONS)

@@ -8,9 +8,11 @@ import sys
 MEASUREMENTS = {
     "cost": "bench.cost",
     "handler": "bench.handler",
+    "init": "bench.init",
     "leave-one-out": "bench.leave_one_out",
     "log": "bench.log",
     "quality": "bench.quality",
+    "performance": "bench.performance",
     "scoring": "bench.scoring",
     "step": "bench.step",
     "stream": "bench.stream",

@@ -25,6 +25,7 @@ LEAST_RECALL = 0.999  # of the exact ten best
 CHOSEN_FROM = 20_000  # items; below, calling a scan takes as long as the scan
 INDEXED_FROM = 200_000  # items; below, no index can be a millisecond faster than the scan
 INDEX_GAIN_US = 1000.0  # what an index, which is not exact, has to be worth
+MARGIN = 2  # times the lists that these queries need: others need more
 INTEGER_GAIN = 0.9  # of MatMulNBits' time, which keeps its speed on more CPUs
 QUERIES, ROUNDS = 100, 5
 NO_LISTS = b"no lists"  # no file is empty: damage to one is always damage
@@ -107,6 +108,8 @@ def _candidates(scratch: Path, out: Path, embeddings: Float16, vectors: Float16)
         while probes < count and recall_at(tried["index"][1], vectors, embeddings) < LEAST_RECALL:
             probes *= 2
             tried["index"] = opened(scratch / "index", tried["index"][0] | {"probes": probes})
+        probes = min(MARGIN * probes, count)
+        tried["index"] = opened(scratch / "index", tried["index"][0] | {"probes": probes})
     return tried
 
 

@@ -72,8 +72,12 @@ def bundle_id(manifest: bytes) -> str:
 
 def state_space(user_tower: bytes, item_tower: bytes) -> str:
     """The name of the space that states live in, 16 hex digits: a hash of both towers."""
-    towers = hashlib.sha256(user_tower).digest() + hashlib.sha256(item_tower).digest()
-    return hashlib.sha256(towers).hexdigest()[:16]
+    return space_of_hashes(*(hashlib.sha256(tower).hexdigest() for tower in (user_tower, item_tower)))
+
+
+def space_of_hashes(user_tower: str, item_tower: str) -> str:
+    """The same of the towers' SHA-256 in hex, which a manifest has."""
+    return hashlib.sha256(bytes.fromhex(user_tower + item_tower)).hexdigest()[:16]
 
 
 def describe(directory: Path, names: tuple[str, ...] = FILES) -> dict[str, FileEntry]:

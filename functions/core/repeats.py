@@ -84,7 +84,7 @@ class Repeats:
         """
         bonus = self.bonus(own) if self.weight else {}
         rows, scores = best[0].astype(np.int64), best[1].astype(np.float64)
-        lacking = np.setdiff1d(np.fromiter(bonus, np.int64, len(bonus)), rows)
+        lacking = np.array(sorted(bonus.keys() - set(rows.tolist())), np.int64)
         if lacking.size:
             rows = np.concatenate([rows, lacking])
             scores = np.concatenate([scores, score(lacking).astype(np.float64)])

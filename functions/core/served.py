@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from functions.core.bundle import MANIFEST, Manifest, bundle_id, verify
-from functions.core.bundle import state_space as space_of
+from functions.core.bundle import MANIFEST, Manifest, bundle_id, space_of_hashes, verify
 from functions.core.catalogue import Catalogue
 from functions.core.context import Context, read_context
 from functions.core.engine import mapped, open_search, open_step
@@ -178,8 +177,8 @@ def check_golden(served: ServedBundle, embeddings: Float16, directory: Path) -> 
 
 
 def _check_space(directory: Path, manifest: Manifest) -> None:
-    towers = ((directory / name).read_bytes() for name in ("user_tower.onnx", "item_tower.onnx"))
-    space = space_of(*towers)
+    hashes = (manifest.files[name].sha256 for name in ("user_tower.onnx", "item_tower.onnx"))
+    space = space_of_hashes(*hashes)  # of the files that were just held against them: they are 100 MB
     if space != manifest.state_space:
         raise CorruptBundle(f"{directory}: state space {space}; expected {manifest.state_space}")
 

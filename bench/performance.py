@@ -75,9 +75,9 @@ def _scoring(report: dict[str, Any]) -> str:
         )
     return "\n".join(
         [
-            "`python -m bench scoring`. `vitrine` is what a bundle of these items would use, chosen by the times",
-            f'below; one core reads {report["read_gigabytes_per_second"]} GB/s. "Trained" is a model of the',
-            "Complete Journey with its held-out users, the rest items around √N / 2 centres.",
+            "`python -m bench scoring`. `vitrine` is what a bundle of these items would use, chosen by",
+            f"the times below; one core reads {report['read_gigabytes_per_second']} GB/s. Trained tables are",
+            "the items of a checkpoint with its held-out users, the others items around √N / 2 centres.",
             "",
             "![Time and recall of every method](scoring.svg)",
             scoring.as_table(report),
@@ -93,7 +93,7 @@ def _scoring(report: dict[str, Any]) -> str:
 
 def _emulator(report: dict[str, Any]) -> str:
     lines = [
-        "`tests/functions/test_runtime_emulator.py`: the built artifact under Lambda's runtime emulator, from",
+        "`tests/functions/test_runtime_emulator.py`: the built artifact under Lambda's emulator, from",
         "its log lines, wall-clock; the services are emulated on the same machine.",
         "",
         "| function | init ms | first request, init included, ms | warm ms |",

@@ -7,6 +7,7 @@ import math
 import os
 import sqlite3
 import threading
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,8 +112,11 @@ class Catalogue:
             self._connection = sqlite3.connect(uri, uri=True, check_same_thread=False)
         except sqlite3.Error as error:
             raise CorruptBundle(f"{error}; expected a catalogue ({path})") from error
+        # a connection is part of a cycle: without this its file stays open until the collector comes by
+        weakref.finalize(self, self._connection.close).atexit = False
         try:
-            self._count = int(self._query("SELECT COUNT(*) FROM item", ())[0][0])
+            # rows are 0, 1, …: the last one says how many, where counting would read the whole file
+            self._count = int(self._query("SELECT COALESCE(MAX(row) + 1, 0) FROM item", ())[0][0])
         except CorruptBundle:
             self._connection.close()
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import platform
 from collections.abc import Mapping
 from pathlib import Path
@@ -62,9 +63,18 @@ def _scan(directory: Path, codes: NDArray[Any], scales: NDArray[np.float32], by_
         scan: Scan = by_numpy(codes, scales)
         return scan
     try:
-        return OnnxScan(directory / "score.onnx", codes, scales)
+        scan = OnnxScan(directory / "score.onnx", codes, scales)
     except Exception as error:  # ONNX Runtime's errors share no base class
         raise CorruptBundle(f"{directory / 'score.onnx'}: {error}") from error
+    _let_go(codes)  # the runtime has packed them into memory of its own
+    return scan
+
+
+def _let_go(array: NDArray[Any]) -> None:
+    """Drop the pages of a mapped file from memory; what is read again comes from the file."""
+    pages = getattr(array.base, "_mmap", None)
+    if pages is not None and hasattr(mmap, "MADV_DONTNEED"):
+        pages.madvise(mmap.MADV_DONTNEED)
 
 
 def mapped(directory: Path, name: str, kind: str, shape: tuple[int, ...]) -> NDArray[Any]:

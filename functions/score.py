@@ -13,6 +13,7 @@ import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -123,11 +124,11 @@ def banners() -> Response[str]:
     secret = own.secret.get()
     key = user_key(secret.pseudonym, subject(credential_of(app), secret.keys, now_s))
     require_no_query(query_of(app))
-    bundle = own.bundles.current  # read once: an answer is made of one bundle
+    bundle, arm = own.bundles.of(key)  # read once: an answer is made of one bundle
     body = read_body(*body_of(app))
     request = parse_banner_request(body, bundle.slots if bundle else None, int(now_s))
     visitor = own.visitor(key, started_s) if bundle else Visitor(key, reachable=False)
-    said = respond(bundle, request, visitor, secret, int(now_s))
+    said = respond(bundle, request, replace(visitor, arm=arm), secret, int(now_s))
     own.tick()
     duration_ms = 1000 * (time.perf_counter() - started_s)
     emit({"Banners": len(said["banners"])}, {"Duration": duration_ms}, {"tier": said["tier"]})
@@ -183,7 +184,7 @@ def respond(
     def signed(claims: Mapping[str, Any]) -> str:
         return sign(claims, secret.keys)
 
-    for who in (visitor, Visitor(visitor.key, reachable=False)):
+    for who in (visitor, replace(visitor, row=None, reachable=False)):
         if bundle is not None:
             try:
                 return answer(bundle, request, who, now_s, signed)

@@ -25,9 +25,12 @@ from functions.core.batches import StreamRecord, by_user, marked, read_records, 
 from functions.core.erasure import surviving
 from functions.core.errors import CorruptRow, Unavailable, VersionConflict
 from functions.core.fold import Encoder, Folded, fold
+from functions.core.pointer import CHALLENGER
 from functions.core.user_row import UserRow
 
 Work = TypeVar("Work")
+Users = dict[str, list[StreamRecord]]  # by user key
+
 TRIES = 5  # of one user's put, when other writers come between
 SPARE_S = 15.0  # of the function's time: no call is begun then, for one may take as long until it gives up
 # What a pure function raises once for the same row and events, it raises every time.
@@ -90,6 +93,15 @@ class Updater:
             self._due_s = self.machine.monotonic() + REFRESH_S
         return self.bundles.current.encoder if self.bundles.current else None
 
+    def by_encoder(self, users: Users, champion: Encoder) -> list[tuple[Encoder, Users]]:
+        """The users by the encoder that their rows are folded with: the champion's or the challenger's."""
+        groups: dict[str, tuple[Encoder, Users]] = {}
+        for key, records in users.items():
+            bundle, arm = self.bundles.of(key)
+            encoder = bundle.encoder if bundle and arm == CHALLENGER else champion
+            groups.setdefault(arm, (encoder, {}))[1][key] = records
+        return list(groups.values())
+
 
 @cache
 def updater() -> Updater:
@@ -129,17 +141,21 @@ class Batch:
             logger.error("no bundle: the batch waits", extra={"records": len(self._records)})
             return self._records
         failed = self._put_aside([(r, r.reason) for r in self._records if r.reason])
-        pending, lost = self._read(by_user(self._records), encoder)
+        for own, users in self._own.by_encoder(by_user(self._records), encoder):
+            failed += self._update(users, own)
+        return failed
+
+    def _update(self, users: Users, encoder: Encoder) -> list[StreamRecord]:
+        """Read, fold and write these users; returns the records that failed."""
+        pending, failed = self._read(users, encoder)
         folded, unfolded = self._fold(pending, encoder)
-        failed += lost + unfolded
+        failed += unfolded
         outcomes = self._in_parallel(lambda pair: self._write(pair[0], pair[1], encoder), folded)
         for (user, _), written in zip(folded, outcomes, strict=True):
             failed += [] if written else user.records
         return failed
 
-    def _read(
-        self, users: dict[str, list[StreamRecord]], encoder: Encoder
-    ) -> tuple[list[Pending], list[StreamRecord]]:
+    def _read(self, users: Users, encoder: Encoder) -> tuple[list[Pending], list[StreamRecord]]:
         """What each user's row lacks, and the records of users whose row was not read.
 
         Nobody can fold onto a row that is not sound, and the shard must not wait for it: the records of

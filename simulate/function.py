@@ -13,6 +13,7 @@ from functions.aws.bundles import Bundles
 from functions.aws.quarantine import Quarantine
 from functions.aws.rows import Rows
 from functions.core.fold import Encoder
+from functions.core.pointer import CHAMPION
 from simulate.bucket import BUCKET, Bucket
 from simulate.encoder import ENCODERS
 from simulate.table import TABLE, Table
@@ -66,6 +67,10 @@ class Pointer:
             return False
         self.current = SimpleNamespace(encoder=self.encoder(self._champion()))
         return True
+
+    def of(self, user_key: str) -> tuple[SimpleNamespace | None, str]:
+        """There is no challenger here."""
+        return self.current, CHAMPION
 
     def space(self) -> str | None:
         """The space of the bundle in memory."""

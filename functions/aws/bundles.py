@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import re
 import shutil
 import tempfile
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from functions.aws.telemetry import logger
 from functions.core.bundle import MANIFEST, MAX_MANIFEST_BYTES, bundle_id, parse_manifest
 from functions.core.engine import cpu
 from functions.core.errors import CorruptBundle, Unavailable
+from functions.core.pointer import CHALLENGER, CHAMPION, ID, Pointer, parse_pointer
 from functions.core.served import ServedBundle, open_bundle
 
 POINTER = "pointer.json"
@@ -26,13 +26,32 @@ REFRESH_S = 30.0
 REFUSED_S = 300.0  # a bundle that was refused is not fetched again for so long
 CHUNK = 2**20
 SPARE_BYTES = 16 * 2**20  # of /tmp, left free
-ID = re.compile(r"[0-9a-f]{32}")
 READ_ERRORS = (HTTPClientError, IncompleteReadError)
 
 
 def bundle_client() -> Any:
     """For files of up to some hundred MB, read in pieces."""
     return client("s3", connect_s=1.0, read_s=3.0, attempts=3, s3={"addressing_style": "path"})
+
+
+@dataclass(frozen=True)
+class Arms:
+    """What is in memory at one moment."""
+
+    champion: ServedBundle | None
+    challenger: ServedBundle | None = None
+    pointer: Pointer | None = None
+
+    @property
+    def bundles(self) -> list[ServedBundle]:
+        """One or two, or none yet."""
+        return [bundle for bundle in (self.champion, self.challenger) if bundle is not None]
+
+    def of(self, user_key: str) -> tuple[ServedBundle | None, str]:
+        """The bundle of a user, and the arm that it is."""
+        if self.pointer and self.challenger and self.pointer.arm(user_key) == CHALLENGER:
+            return self.challenger, CHALLENGER
+        return self.champion, CHAMPION
 
 
 class Bundles:
@@ -50,37 +69,56 @@ class Bundles:
         self._refused: dict[str, float] = {}
         self._partial: Path | None = None
         self._lock = threading.Lock()
-        self.current: ServedBundle | None = None
+        self._arms = Arms(None)
         logger.info("environment starts", extra=cpu())  # once: what it scores with depends on it
 
-    def refresh(self) -> bool:
-        """Follow the pointer; whether the bundle that it names is the one in memory. Never raises."""
-        with self._lock:
-            wanted = "unknown"
-            try:
-                wanted = self._pointer()
-                if self.current is not None and self.current.id == wanted:
-                    return True
-                if self._clock() < self._refused.get(wanted, -float("inf")):
-                    return False
-                self._swap(self._load(wanted))
-                return True
-            except Unavailable as error:  # what was fetched is kept: the next try goes on from there
-                self._keep(wanted, error)
-            except Exception as error:  # whatever is wrong with the new bundle, the old one is not
-                self._discard(wanted)
-                self._keep(wanted, error)
-            return False
+    @property
+    def current(self) -> ServedBundle | None:
+        """The champion in memory."""
+        return self._arms.champion
 
-    def _pointer(self) -> str:
-        data = self._read(POINTER, MAX_MANIFEST_BYTES)
+    @current.setter
+    def current(self, bundle: ServedBundle | None) -> None:
+        self._arms = Arms(bundle)
+
+    def of(self, user_key: str) -> tuple[ServedBundle | None, str]:
+        """The bundle that a user is served from, and the user's arm. Read once a request: arms may move."""
+        return self._arms.of(user_key)
+
+    def refresh(self) -> bool:
+        """Follow the pointer; whether the bundles that it names are those in memory. Never raises.
+
+        Where the challenger cannot be had all users are the champion's.
+        """
+        with self._lock:
+            try:
+                pointer = parse_pointer(self._read(POINTER, MAX_MANIFEST_BYTES), POINTER)
+            except Exception as error:
+                self._keep("unknown", error)
+                return False
+            champion = self._wanted(pointer.champion)
+            if champion is None:
+                return False
+            wanted = pointer.challenger if pointer.share else None
+            challenger = self._wanted(wanted) if wanted else None
+            self._swap(Arms(champion, challenger, pointer))
+            return wanted is None or challenger is not None
+
+    def _wanted(self, name: str) -> ServedBundle | None:
+        """The bundle of this name, from memory, disk or bucket; None, and a line in the log, without it."""
+        for bundle in self._arms.bundles:
+            if bundle.id == name:
+                return bundle
+        if self._clock() < self._refused.get(name, -float("inf")):
+            return None
         try:
-            champion = json.loads(data)["champion"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise CorruptBundle(f"{POINTER}: {error!r}; expected a JSON object with a champion") from error
-        if not isinstance(champion, str) or not ID.fullmatch(champion):
-            raise CorruptBundle(f"{POINTER}: champion {str(champion)[:100]!r}; expected 32 hex digits")
-        return champion
+            return self._load(name)
+        except Unavailable as error:  # what was fetched is kept: the next try goes on from there
+            self._keep(name, error)
+        except Exception as error:  # whatever is wrong with the new bundle, the old one is not
+            self._discard(name)
+            self._keep(name, error)
+        return None
 
     def _load(self, wanted: str) -> ServedBundle:
         directory = self._root / wanted
@@ -93,12 +131,15 @@ class Bundles:
         self._fetch(wanted, directory)
         return open_bundle(directory, wanted)
 
-    def _swap(self, new: ServedBundle) -> None:
-        old, self.current = self.current, new
-        self._refused.clear()
-        logger.info("bundle opened", extra={"bundle": new.id, "before": old.id if old else None})
-        if old is not None:  # whoever still uses it has its files open
-            shutil.rmtree(self._root / old.id, ignore_errors=True)
+    def _swap(self, new: Arms) -> None:
+        old, self._arms = self._arms, new
+        kept, before = {bundle.id for bundle in new.bundles}, {bundle.id for bundle in old.bundles}
+        if kept != before:
+            logger.info("bundle opened", extra={"bundles": sorted(kept), "before": sorted(before)})
+        if old.champion is not new.champion:
+            self._refused.clear()
+        for name in before - kept:  # whoever still uses it has its files open
+            shutil.rmtree(self._root / name, ignore_errors=True)
 
     def _keep(self, wanted: str, error: Exception) -> None:
         serving = self.current.id if self.current else None

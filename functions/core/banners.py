@@ -18,6 +18,7 @@ from functions.core.catalogue import Product
 from functions.core.creatives import render
 from functions.core.events import KINDS
 from functions.core.fold import fold
+from functions.core.pointer import CHAMPION
 from functions.core.ranking import Choice, impressions_in_last_day, rank
 from functions.core.requests import BannerRequest
 from functions.core.served import Candidates, ServedBundle
@@ -27,7 +28,7 @@ from functions.core.tokens import Decision
 from functions.core.user_row import UserRow
 
 DECISION_LIFETIME_S = 86_400
-CREATIVE, ARM = "plain", "champion"
+CREATIVE = "plain"
 DISMISS = KINDS["dismiss"]
 HOUSE = Product(item_id="house", title="Discover our shop", price=float("nan"), url="/")
 
@@ -41,6 +42,7 @@ class Visitor:
     key: str
     row: UserRow | None = None
     reachable: bool = True
+    arm: str = CHAMPION
 
 
 @dataclass(frozen=True)
@@ -70,8 +72,8 @@ def answer(
     banners = []
     for product, (_, position, policy, propensity) in zip(products, decisions, strict=True):
         decision = Decision(
-            visitor.key, request.slot.name, product.item_id, CREATIVE, position, ARM, policy, propensity,
-            bundle.id, version, now_s + DECISION_LIFETIME_S, request.device or "",
+            visitor.key, request.slot.name, product.item_id, CREATIVE, position, visitor.arm, policy,
+            propensity, bundle.id, version, now_s + DECISION_LIFETIME_S, request.device or "",
         )  # fmt: skip
         banners.append(render(product, position, request.slot, sign(decision.to_claims())))
     return {
@@ -87,7 +89,7 @@ def house(
 ) -> dict[str, Any]:
     """The answer when there is nothing to choose from: one banner, without a price, into the shop."""
     decision = Decision(
-        user_key, slot.name, HOUSE.item_id, CREATIVE, 0, ARM, "house", 1.0,
+        user_key, slot.name, HOUSE.item_id, CREATIVE, 0, CHAMPION, "house", 1.0,
         bundle.id if bundle else "", 0, now_s + DECISION_LIFETIME_S,
     )  # fmt: skip
     banner = render(HOUSE, 0, slot, sign(decision.to_claims()))

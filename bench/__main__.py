@@ -17,6 +17,7 @@ MEASUREMENTS = {
     "scoring": "bench.scoring",
     "step": "bench.step",
     "stream": "bench.stream",
+    "swap": "bench.swap",
     "training": "bench.training",
 }
 

@@ -52,7 +52,8 @@ def page(reports: dict[str, Any]) -> str:
     for name in SECTIONS:
         title, show = SHOWN[name]
         body = show(reports[name]) if name in reports else "Not measured in this run."
-        parts.append(f"## {title}\n\n{body}\n")
+        note = reports.get(name, {}).get("note", "")  # of who put the reports together
+        parts.append(f"## {title}\n\n{body}\n" + (f"\n{note}\n" if note else ""))
     return "\n".join(parts)
 
 

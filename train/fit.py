@@ -85,7 +85,7 @@ class Run:
         self.trainer = Trainer(parts.train, features, shape, options, self.per_epoch * options.epochs)
         self.histories = self.histories.to(self.trainer.device)
         self.history, self.place = History(), Place()
-        self.identity = identity(parts.train, shape, options)
+        self.identity = identity(parts.train, features, shape, options)
         self.saved_at = time.monotonic()
 
     def epochs(self) -> Iterator[int]:
@@ -114,23 +114,26 @@ class Run:
         return Epoch(sum(losses) / max(len(losses), 1), ranked)
 
     def _step(self, rows: Tensor, step: int) -> None:
-        batch, share = self._part(rows)
-        if share:
+        part = self._part(rows)
+        if part:
             where = f"epoch {self.place.epoch}, step {step}"
             horizon = self.options.average * self.per_epoch
-            self.place.losses.append(self.trainer.step(batch, where, share, horizon))
+            self.place.losses.append(self.trainer.step(part[0], where, part[1], horizon))
 
-    def _part(self, rows: Tensor) -> tuple[Batch, float]:
+    def _part(self, rows: Tensor) -> tuple[Batch, float] | None:
         """This process's part of a batch, and the weight with which the processes' mean is the batch's.
 
-        A weight of 0: nothing to learn in the whole batch.
+        None: nothing to learn in the whole batch, for any process. A weight of 0: nothing in this part alone;
+        the process takes the step with the others, who would wait for its gradients.
         """
         rows = rows.to(self.trainer.device)
         batch = self.train.batch(rows)
+        if not batch.pairs:
+            return None
         if not dist.is_initialized() or len(rows) < dist.get_world_size():
-            return batch, float(batch.pairs > 0)
+            return batch, 1.0
         mine = self.train.batch(rows[dist.get_rank() :: dist.get_world_size()])
-        return mine, dist.get_world_size() * mine.pairs / max(batch.pairs, 1)
+        return mine, dist.get_world_size() * mine.pairs / batch.pairs
 
     def _batches(self, epoch: int) -> list[Tensor]:
         """Cut the epoch's windows; its batches: the same for every process, and again after a restart."""
@@ -165,8 +168,8 @@ class Run:
         state = torch.load(path, map_location="cpu", weights_only=True)
         if state["identity"] != self.identity:
             raise CannotResume(
-                f"{path}: left by a run on another log, shape or options; expected {self.identity}, "
-                f"found {state['identity']}; run without --resume to start anew"
+                f"{path}: left by a run on another log, catalogue, shape or options; expected "
+                f"{self.identity}, found {state['identity']}; run without --resume to start anew"
             )
         self.trainer.restore(state["trainer"])
         self.place = Place(**state["place"])
@@ -261,11 +264,14 @@ def _serve_unseen_kinds_as_other(towers: Towers, log: Interactions) -> None:
     table[torch.from_numpy(unseen)] = table[0].clone()
 
 
-def identity(log: Interactions, shape: Shape, options: Options) -> str:
-    """What a run is a run of: the log, the model, the options (how often it saves aside)."""
+def identity(log: Interactions, features: ItemFeatures, shape: Shape, options: Options) -> str:
+    """What a run is a run of: the log, what is said of its items, the model, the options (how often it saves
+    aside)."""
     digest = hashlib.blake2b(digest_size=8)
-    for column in (log.user, log.item, log.kind, log.time_s):
-        digest.update(column.tobytes())
+    for column in (log.user, log.item, log.kind, log.time_s, log.value, log.device, log.slot):
+        digest.update(b"" if column is None else column.tobytes())
+    for content in features.columns().values():
+        digest.update(content.tobytes())
     digest.update(repr((shape, replace(options, save_every_s=0.0))).encode())
     return digest.hexdigest()
 

@@ -147,9 +147,10 @@ def bpr(vectors: Tensor, positives: Tensor, target: Tensor, candidates: Tensor, 
 def squared_error(
     vectors: Tensor, positives: Tensor, target: Tensor, candidates: Tensor, rows: Tensor
 ) -> Tensor:
-    """Squared error of scores that should be 1 for the target, else 0 (Hu et al. 2008, unweighted).
+    """Squared error of scores that should be 1 for the target, else 0 (as Hu et al. 2008, equation 3).
 
-    Shapes as in `sampled_softmax`.
+    A target counts as much as all of its negatives together, which is the confidence that it has here. Shapes
+    as in `sampled_softmax`.
     """
     own, others = _scores(vectors, positives, candidates)
     others[_collisions(target, rows)] = 0.0

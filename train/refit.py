@@ -18,6 +18,7 @@ from torch import Tensor
 
 from functions.core.features import ItemFeatures
 from train.log import Interactions
+from train.slices import event_counts
 from train.towers import ItemTower
 
 PENALTY = 0.01  # of a squared weight, where each kind of content has a mean square of 1
@@ -26,11 +27,11 @@ STEPS = 50  # of them, at most
 
 
 def placed_by_content(log: Interactions, features: ItemFeatures) -> NDArray[np.bool_]:
-    """Whether the log has no event of an item whose content says something, [N]."""
+    """Whether the log has no event but impressions of an item whose content says something, [N]."""
     items = len(log.item_ids)
     says = [(column.reshape(items, -1) != 0).any(1) for column in features.columns().values()]
-    of_content: NDArray[np.bool_] = np.logical_or.reduce(says)
-    return of_content & ~np.isin(np.arange(items), log.item)
+    new: NDArray[np.bool_] = np.logical_or.reduce(says) & (event_counts(log) == 0)
+    return new
 
 
 @torch.no_grad()
@@ -41,7 +42,7 @@ def refit(tower: ItemTower, log: Interactions, features: ItemFeatures) -> None:
     changes.
     """
     new = placed_by_content(log, features)
-    counts = np.bincount(log.item, minlength=len(new))
+    counts = event_counts(log)
     met = np.flatnonzero(counts)
     if not len(met) or not any(column.any() for column in features.columns().values()):
         return

@@ -164,7 +164,8 @@ def _searched(task: Task, asked: Asked, shape: Shape, options: Options) -> Train
     if dist.is_initialized():
         raise ValueError(f"--search in {dist.get_world_size()} processes; expected one")
     log, given = task.inner.train, read(asked.assignments, settings(shape, options))
-    search = Search(_fit(task), shape, options, asked.out, identity(log, shape, options), given)
+    key = identity(log, task.features, shape, options)
+    search = Search(_fit(task), shape, options, asked.out, key, given)
     if asked.resume:
         search.resume()
     else:

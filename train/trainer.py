@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from functions.core.features import ItemFeatures
+from train.baselines.ranking import liked
 from train.context import has_context
 from train.dataset import Batch, HeldOut
 from train.log import Interactions
@@ -59,8 +60,9 @@ class Objective(nn.Module):
         self.repeats = RepeatTerm().requires_grad_(
             self.history == "weighed" and options.scores_every(shape.items)
         )
-        counts = torch.bincount(torch.from_numpy(log.item.astype(np.int64)), minlength=shape.items)
-        self.register_buffer("popularity", (counts / counts.sum()).float(), persistent=False)
+        targets = torch.from_numpy(log.item[liked(log)].astype(np.int64))  # what is shown is none
+        counts = torch.bincount(targets, minlength=shape.items)
+        self.register_buffer("popularity", (counts / counts.sum().clamp(min=1)).float(), persistent=False)
         self._sort_out(torch.from_numpy(~placed_by_content(log, features)), counts)
         self.content = list(features.columns())
         self._leave_out({name for name, column in features.columns().items() if not column.any()})

@@ -1,6 +1,7 @@
 """What the towers see of an event and of a product. Offline and online call these same functions."""
 
 import re
+import unicodedata
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -37,7 +38,7 @@ def value_bucket(value: ArrayLike) -> Int64:
 
 def price_bucket(price: ArrayLike) -> Int64:
     """Bucket of a product's price: 0 for none (NaN), then by powers of the square root of two."""
-    amount = np.asarray(price, np.float64)
+    amount = np.minimum(np.asarray(price, np.float64), 1e100)  # the square of more is no float64
     return _power_of_two(amount**2, lowest=-4, buckets=PRICE_BUCKETS)
 
 
@@ -47,9 +48,22 @@ def _power_of_two(amount: NDArray[np.float64], lowest: int, buckets: int) -> Int
     return np.where(np.isnan(amount), 0, bucket).astype(np.int64)
 
 
+def _words(text: str) -> list[str]:
+    """Runs of letters and digits with the marks that belong to them, in one spelling and case.
+
+    Half of the letters of Hindi or Thai are marks (vowel signs), which `\\w` takes for the end of a word; and
+    an accent is a letter's part or a mark after it, as whoever typed it likes.
+    """
+    plain = unicodedata.normalize("NFKC", text).casefold()
+    if plain.isascii():
+        return re.findall(r"\w+", plain)
+    apart = "".join(c if c.isalnum() or c == "_" or unicodedata.category(c)[0] == "M" else " " for c in plain)
+    return [word for word in apart.split() if re.search(r"\w", word)]  # a mark alone is no word
+
+
 def text_ngrams(text: str) -> list[int]:
     """At most TEXT_SLOTS distinct hashed words and character trigrams, words first; any script."""
-    words = re.findall(r"\w+", text.casefold())
+    words = _words(text)
     trigrams = [f"#{w}#"[i : i + 3] for w in words for i in range(len(w))]
     seen = dict.fromkeys(1 + zlib.crc32(g.encode()) % TEXT_BUCKETS for g in [*words, *trigrams])
     return list(seen)[:TEXT_SLOTS]

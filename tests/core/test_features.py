@@ -38,6 +38,8 @@ def test_price_buckets_never_decrease_and_stay_in_range() -> None:
     assert buckets.min() == 1
     assert buckets.max() == PRICE_BUCKETS - 1
     assert price_bucket(np.nan) == 0
+    with np.errstate(all="raise"):
+        assert price_bucket(1e300) == PRICE_BUCKETS - 1
 
 
 def test_many_values_are_bucketed_as_one() -> None:
@@ -51,6 +53,25 @@ def test_text_in_any_script_gives_bounded_ngrams(text: str) -> None:
     assert 0 < len(grams) <= TEXT_SLOTS
     assert all(1 <= g <= TEXT_BUCKETS for g in grams)
     assert grams == text_ngrams(text.upper().lower())
+
+
+@pytest.mark.parametrize(
+    ("text", "same"),
+    [
+        ("Caf\u00e9 cr\u00e8me", "cafe\u0301 cre\u0300me"),  # accents as letters' parts, and as marks
+        ("\uff21\uff22\uff23 \uff11", "abc 1"),  # full width
+        ("\u0e19\u0e49\u0e33", "\u0e19\u0e49\u0e4d\u0e32"),  # Thai: a vowel sign in one piece, and in two
+    ],
+)
+def test_one_text_in_two_spellings_gives_the_same_ngrams(text: str, same: str) -> None:
+    assert text_ngrams(text) == text_ngrams(same)
+
+
+def test_a_word_is_not_cut_at_its_vowel_signs() -> None:
+    hindi = ["\u0939\u093f\u0928\u094d\u0926\u0940", "\u0915\u093f\u0924\u093e\u092c"]  # "Hindi", "book"
+    words = [text_ngrams(word)[0] for word in hindi]
+    assert text_ngrams(", ".join(hindi))[:2] == words
+    assert text_ngrams("\u2764\ufe0f") == []  # a heart and the mark that colours it: no word
 
 
 def test_missing_content_is_zero_and_not_an_error() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from functions.core.events import KINDS
 from functions.core.features import ItemFeatures, Vocabulary
 from train.fit import History, fit
 from train.log import Interactions
@@ -36,10 +37,28 @@ def walks(users: int = 60, length: int = 10, seed: int = 0) -> Interactions:
     )
 
 
-def run(out: Path, dropout: float, resume: bool = True, options: Options = OPTIONS) -> History:
-    """Train into `out`, going on from what is there."""
+def dismissals(users: int = 60) -> Interactions:
+    """Walks of which nine in ten have but dismissals after the first event: nothing to predict."""
+    log = walks(users)
+    nothing = (log.user % 10 > 0) & (log.time_s > 0)
+    return dataclasses.replace(log, kind=np.where(nothing, KINDS["dismiss"], log.kind).astype(np.int8))
+
+
+def run(
+    out: Path,
+    dropout: float,
+    resume: bool = True,
+    options: Options = OPTIONS,
+    log: Interactions | None = None,
+    price: int = 0,
+) -> History:
+    """Train into `out`, going on from what is there; on `walks()` where no `log` is given.
+
+    price: the bucket of every item's.
+    """
     none = np.zeros(ITEMS, np.int64)
-    content = ItemFeatures(none, none, none, np.zeros((ITEMS, 32), np.int64))
+    content = ItemFeatures(none, none, none + price, np.zeros((ITEMS, 32), np.int64))
     out.mkdir(exist_ok=True)
     shape = dataclasses.replace(SHAPE, dropout=dropout)
-    return fit(split(walks(), "leave-one-out"), content, Vocabulary(("toys",)), shape, options, out, resume)
+    parts = split(walks() if log is None else log, "leave-one-out")
+    return fit(parts, content, Vocabulary(("toys",)), shape, options, out, resume)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 import train.refit
+from functions.core.events import IMPRESSION
 from functions.core.features import ItemFeatures
 from train.dataset import histories
 from train.log import Interactions
@@ -72,6 +73,34 @@ def own_category_is_nearest(found: Tensor) -> float:
     placed = NEW & (category > 0)
     nearest = torch.cdist(found[placed], means).argmin(1) + 1
     return float((nearest.numpy() == category[placed]).mean())
+
+
+def shown(times: int = 3000) -> Interactions:
+    """The log, and impressions of new products between its events."""
+    one = log()
+    random = np.random.default_rng(3)
+    item = random.choice(np.flatnonzero(NEW), times).astype(np.int32)
+    user = random.integers(0, 200, times).astype(np.int32)
+    kind, none = np.full(times, IMPRESSION, np.int8), np.full(times, np.nan, np.float32)
+    rest = {"user": user, "item": item, "kind": kind, "time_s": np.full(times, 500), "value": none}
+    return dataclasses.replace(
+        one, **{name: np.concatenate([getattr(one, name), more]) for name, more in rest.items()}
+    )
+
+
+def test_what_was_only_shown_is_as_new_as_what_was_not() -> None:
+    assert (placed_by_content(shown(), content()) == placed_by_content(log(), content())).all()
+    first, second = tower(), tower()
+    refit(first, log(), content())
+    refit(second, shown(), content())
+    torch.testing.assert_close(embeddings(first, content()), embeddings(second, content()))
+
+
+def test_the_correction_knows_how_often_an_item_is_a_target() -> None:
+    """Impressions are none: whoever counted them would correct what is often shown down to nothing."""
+    popularity = Objective(shown(), content(), SHAPE, Options()).popularity.numpy()
+    wanted = np.bincount(log().item, minlength=ITEMS) / 1000
+    np.testing.assert_allclose(popularity, wanted, rtol=1e-6)
 
 
 @pytest.mark.parametrize("solved_at_once", [train.refit.SOLVED_AT_ONCE, 0])

@@ -8,9 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from tests.train import resumed
 from tests.train.resumed import OPTIONS, run
 from train.checkpoint import WEIGHTS, load
 from train.fit import UNFINISHED, CannotResume
@@ -34,15 +36,15 @@ def step(self, *arguments):
     return take(self, *arguments)
 Trainer.step = step
 with process_group():
-    resumed.run(out, dropout)
+    resumed.run(out, dropout, log=getattr(resumed, sys.argv[4])())
 """
 
 
-def start(*launcher: str, out: Path, dropout: float, die_at: int) -> int:
-    """Run PROGRAM in a process of its own; its exit status."""
+def start(*launcher: str, out: Path, dropout: float, die_at: int, log: str = "walks") -> int:
+    """Run PROGRAM in a process of its own, on a log of `tests.train.resumed`; its exit status."""
     program = out.parent / "program.py"
     program.write_text(PROGRAM)
-    command = [sys.executable, *launcher, str(program), str(out), str(dropout), str(die_at)]
+    command = [sys.executable, *launcher, str(program), str(out), str(dropout), str(die_at), log]
     root = str(Path(__file__).parents[2])
     environment = {"PYTHONPATH": root, "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
     return subprocess.run(command, env=environment, cwd=root, timeout=300).returncode
@@ -69,17 +71,27 @@ def test_without_the_flag_a_run_starts_anew(tmp_path: Path) -> None:
 
 def test_what_another_run_left_is_refused(tmp_path: Path) -> None:
     assert start(out=tmp_path, dropout=0.2, die_at=3) == -signal.SIGKILL
-    with pytest.raises(CannotResume, match=r"unfinished\.pt: left by a run on another log, shape or options"):
+    with pytest.raises(
+        CannotResume, match=r"unfinished\.pt: left by a run on another log, catalogue, shape or options"
+    ):
         run(tmp_path, dropout=0.3)
     with pytest.raises(CannotResume):
         run(tmp_path, dropout=0.2, options=dataclasses.replace(OPTIONS, learning_rate=1e-3))
+    bought = dataclasses.replace(resumed.walks(), value=np.ones(600, np.float32))
+    with pytest.raises(CannotResume):
+        run(tmp_path, dropout=0.2, log=bought)
+    with pytest.raises(CannotResume):
+        run(tmp_path, dropout=0.2, price=3)
 
 
-def test_two_processes_learn_what_one_learns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("log", ["walks", "dismissals"])  # the second: parts of a batch without a target
+def test_two_processes_learn_what_one_learns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: str
+) -> None:
     monkeypatch.setattr("train.trainer._half_pays", lambda device: False)  # sums in bfloat16 differ by split
-    one = run(tmp_path / "one", dropout=0.0)
+    one = run(tmp_path / "one", dropout=0.0, log=getattr(resumed, log)())
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    assert start(*launcher, out=tmp_path / "two", dropout=0.0, die_at=NEVER) == 0
+    assert start(*launcher, out=tmp_path / "two", dropout=0.0, die_at=NEVER, log=log) == 0
     for a, b in zip(
         load(tmp_path / "one")[0].parameters(), load(tmp_path / "two")[0].parameters(), strict=True
     ):

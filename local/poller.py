@@ -170,7 +170,9 @@ class Poller:
             poll_s=POLL_S,
         )
         while not self._ended.is_set() and not consumer.drained:
-            self._ended.wait(min(_unbroken(consumer.step) or 0.0, LIST_SHARDS_S))
+            pause_s = _unbroken(consumer.step) or 0.0
+            if not consumer.drained:  # its children wait for it
+                self._ended.wait(min(pause_s, LIST_SHARDS_S))
         if consumer.drained:
             self._checkpoints.drain(shard)
             self._look_again.set()

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from functions.aws.clients import session
+import boto3
+
 from functions.core.errors import VitrineError
 from functions.core.events import user_key
 from functions.core.served import open_bundle
@@ -76,7 +77,7 @@ def _enter(options: argparse.Namespace) -> None:
 def _replay(options: argparse.Namespace) -> int:
     _enter(options)
     bundle = open_bundle(options.bundle / read_pointer(options.bundle)["champion"])
-    dynamodb = session().client("dynamodb")
+    dynamodb = boto3.client("dynamodb")
     ends_s = time.monotonic() + options.wait
     while True:
         records, reading = read_archive(options.archive or options.logs / "archive")
@@ -114,5 +115,5 @@ def _erase(options: argparse.Namespace) -> int:
 
 def _keys(options: argparse.Namespace) -> int:
     _enter(options)
-    write_keys(session().client("dynamodb"), os.environ["VITRINE_KEYS"], options.out)
+    write_keys(boto3.client("dynamodb"), os.environ["VITRINE_KEYS"], options.out)
     return 0

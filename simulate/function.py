@@ -119,6 +119,8 @@ class Function:
         environment = self._idle()
         fault = world.fault(DELIVERY_FAULTS)
         time_s = world.rng.choice((1.0, 15.01, 15.1, 17.0)) if fault == "short of time" else self._timeout_s
+        if world.now_s < world.slow_until_s and world.rng.random() < 0.5:
+            time_s = world.rng.choice((15.1, 20.0, 25.0))
         space = environment.pointer.space
         invocation = Invocation(world.now_s + time_s, space, skew_s=environment.skew_s)
         world.invocations.append(invocation)

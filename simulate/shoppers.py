@@ -99,10 +99,19 @@ def shoppers(world: World, steady: str | None) -> list[Shopper]:
         if count <= 4 and rng.random() < 0.03:
             length = rng.randint(70, 140)
         shopper.outbox = [_event(world, nth, n) for n in range(length)]
+        if length > 8:
+            _repeat_far_back(shopper.outbox, rng)
         if rng.random() < 0.5:
             _give_past(shopper, rng, steady)
         found.append(shopper)
     return found
+
+
+def _repeat_far_back(events: list[dict[str, Any]], rng: Random) -> None:
+    """Some events come again when the ring has only just forgotten them, or is about to."""
+    acts = [event for event in events if event["type"] != "impression"]
+    for nth in range(67, len(acts), 7):
+        acts[nth]["event_id"] = acts[nth - rng.choice((63, 64, 65, 66))]["event_id"]
 
 
 def _give_past(shopper: Shopper, rng: Random, steady: str | None) -> None:
@@ -111,7 +120,7 @@ def _give_past(shopper: Shopper, rng: Random, steady: str | None) -> None:
     width = STATE if row.space != RETIRED else STATE + 2
     row.state = np.array([rng.gauss(0, 1) for _ in range(width)], np.float16).tobytes()
     row.vector = np.array([rng.gauss(0, 1) for _ in range(DIM)], np.float16).tobytes()
-    items = [*CATALOGUE, *STRANGERS]
+    items = [*CATALOGUE, *STRANGERS, *(f"odd-{n}" for n in range(8))]
     kinds = [kind for kind in KINDS.values() if kind != KINDS["impression"]]
     row.ring = [
         Act(
@@ -147,7 +156,7 @@ def _give_favourites(row: Reference, rng: Random) -> None:
     for name in rng.sample(names, min(count, len(names))):
         kept = int.from_bytes(item_key(name)[:4], "big") >> 3 << 3 | rng.choice((1, 4))
         row.fav[kept.to_bytes(4, "big")] = max(
-            floor, rng.choice((1, 2, 31, 32, 33, 64, 95, 96, 97, 254, 255))
+            floor, rng.choice((1, 1, 2, 31, 32, 33, 64, 95, 96, 97, 254, 255))
         )
     row.turn = rng.randrange(8)
     dismissed = {act.item[:4] for act in row.ring if act.kind == DISMISS}

@@ -131,7 +131,8 @@ def _record(rng: random.Random, key: str, number: int) -> dict[str, Any]:
 def updater(encoder: Encoder) -> tuple[update.Updater, MemoryTable]:
     """A warm environment over an empty table."""
     table = MemoryTable()
-    bundles = SimpleNamespace(current=SimpleNamespace(encoder=encoder), refresh=lambda: True)
+    current = SimpleNamespace(encoder=encoder)
+    bundles = SimpleNamespace(current=current, refresh=lambda: True, of=lambda key: (current, "champion"))
     quarantine = Quarantine(None, "none")
     pool = ThreadPoolExecutor(WRITERS)
     return update.Updater(Rows(table, "rows"), cast(Bundles, bundles), quarantine, pool), table

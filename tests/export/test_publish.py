@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,16 @@ from export import scorers
 from export.__main__ import Unproven, main, publish
 from export.bundle import embed
 from export.handover import product
+from functions.core.features import Vocabulary
+from functions.core.repeats import Repeats
 from functions.core.served import open_bundle
 from functions.core.user_row import Float16
-from tests.bundles import LOG_ONLY, products, tiny_checkpoint
+from tests.bundles import LOG_ONLY, products, shoppers, tiny_checkpoint
+from train.checkpoint import Meta, save
+from train.handover import write_held_out, write_popularity, write_products
 from train.log import Interactions
+from train.split import split
+from train.towers import Shape, Towers
 
 LOOSE = 0.05  # 40 users: one rank more or less is a percent of NDCG
 
@@ -190,3 +197,29 @@ def test_a_checkpoint_that_was_cut_off_is_named(
 @pytest.mark.parametrize("tags", ["new|organic", "new, organic", "new;organic;", ["new", "organic"]])
 def test_tags_are_split_however_a_shop_writes_them(tags: object) -> None:
     assert product({"item_id": "i", "tags": tags}).tags == ("new", "organic")
+
+
+def test_a_shop_of_one_product_is_published(tmp_path: Path) -> None:
+    log = shoppers(1, users=3, length=4)
+    log = replace(log, item=np.zeros_like(log.item))
+    folder = tmp_path / "checkpoint"
+    meta = Meta(("sku-000",), Vocabulary().names(), int(log.time_s.max()), {}, Repeats())
+    save(folder, Towers(Shape(1, 0, 0, dim=16, width=16)), meta)
+    write_products(folder, products()[:1], log.item_ids)
+    write_popularity(folder, log)
+    write_held_out(folder, split(log, "leave-one-out"), 0)
+    made = publish(folder, tmp_path / "out", None, LOOSE)
+    served = open_bundle(tmp_path / "out" / str(made["id"]))
+    assert served.scorer.top(np.ones(16), 10)[0].tolist() == served.popular()[0].tolist() == [0]
+
+
+def test_an_item_id_that_comes_twice_is_named(
+    copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ids = json.loads((copy / "item_ids.json").read_text())
+    (copy / "item_ids.json").write_text(json.dumps([ids[0], ids[0], *ids[2:]]))
+    lines = (copy / "catalogue.jsonl").read_text().splitlines(keepends=True)
+    (copy / "catalogue.jsonl").write_text("".join([lines[0], lines[0], *lines[2:]]))
+    assert main(["--checkpoint", str(copy), "--out", str(tmp_path / "out")]) == 1
+    assert "row 1: item_id 'sku-000'; expected once, but row 0 has it" in capsys.readouterr().err
+    assert list((tmp_path / "out").iterdir()) == []

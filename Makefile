@@ -67,7 +67,7 @@ build: install ## a function's zip, unpacked: build/artifact
 	$(BIN)/pip install -q --disable-pip-version-check -e ".[bench]"
 	touch $@
 
-# a quarter of an hour; CHECKPOINT=folder of `python -m train` measures scoring on its items too
+# CHECKPOINT=folder of `python -m train` measures scoring on its items too
 benchmark: .venv/installed-bench build .venv-sam/installed-$(SAM_VERSION) .venv-lambda/installed ## scoring, handlers, cold start, cost: docs/benchmarks/performance.md
 	rm -rf build/benchmark && mkdir -p build/benchmark
 	$(ONE_THREAD) $(BIN)/python -m bench scoring --report build/benchmark/scoring.json \

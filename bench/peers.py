@@ -23,7 +23,7 @@ Table = NDArray[np.float32]
 Query = Callable[[NDArray[np.float32]], NDArray[Any]]
 Made = Iterator[tuple[str, Callable[[Table, int], Query]]]
 PROBES = 24
-GRAPHS_TO = 100_000  # items; to build a graph over a million takes a quarter of an hour a library
+GRAPHS_TO = 100_000  # items; over more, a graph takes too long to build for a run of this length
 
 
 def peers(rows: int) -> Made:

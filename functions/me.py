@@ -65,7 +65,7 @@ class Eraser:
         receipt = secrets.token_bytes(8)
         position = self.log.put(key, encode_erasure(key, receipt))
         self._bury(key, receipt, position, now_s)
-        self.archive.shred(key, position)
+        self.archive.shred(key, position, now_s)
         emit({"Erasures": 1})
         return Erased(now_s, sign(receipt_claims(key, receipt, now_s), keys))
 

@@ -175,7 +175,7 @@ def check_archive(stack: Stack) -> None:
     assert keys["PointInTimeRecoverySpecification"] == {"PointInTimeRecoveryEnabled": False}
     assert keys["KeySchema"] == [{"AttributeName": "pk", "KeyType": "HASH"}]
     assert keys["SSESpecification"] == {"SSEEnabled": True}
-    assert "TimeToLiveSpecification" not in keys  # a key that expires takes its user's lines along
+    assert keys["TimeToLiveSpecification"] == {"AttributeName": "ttl", "Enabled": True}
     delivery = stack["Archive"]
     assert delivery["DeliveryStreamType"] == "KinesisStreamAsSource"
     assert delivery["KinesisStreamSourceConfiguration"]["KinesisStreamARN"] == arn("EventStream")

@@ -13,6 +13,7 @@ from typing import Any
 
 from functions.aws.clients import Failure, client, error_code, unavailable
 from functions.aws.log import Position
+from functions.aws.rows import TOMBSTONE_S
 from functions.core.errors import Unavailable
 from functions.core.sealed import DataKey
 
@@ -86,13 +87,13 @@ class KeyTable:
             raise unavailable(error, f"key into {self._table}") from error
         return key
 
-    def shred(self, user: str, erased: Position) -> None:
+    def shred(self, user: str, erased: Position, now_s: int) -> None:
         """Forget the user's key for good, unless a later erasure has; raises Unavailable, Throttled."""
         to = {"S": place(erased.shard, int(erased.sequence))}
         try:
             self._dynamodb.put_item(
                 TableName=self._table,
-                Item={"pk": {"S": user}, "erased_to": to},
+                Item={"pk": {"S": user}, "erased_to": to, "ttl": {"N": str(now_s + TOMBSTONE_S)}},
                 ConditionExpression="attribute_not_exists(erased_to) OR erased_to < :e",
                 ExpressionAttributeValues={":e": to},
             )

@@ -102,16 +102,20 @@ def test_in_whatever_order_it_is_delivered_nothing_before_the_erasure_is_readabl
 ) -> None:
     before = transform(event(1))
     table = archive.archiver().keys
-    table.shred(key_of("ann"), Position(SHARDS[0], "2"))
+    table.shred(key_of("ann"), Position(SHARDS[0], "2"), 0)
     assert readable(account, before) == [] and secrets(account) == {}
+    (entry,) = account.dynamodb.scan(TableName=KEY_TABLE)["Items"]
+    assert set(entry) == {"pk", "erased_to", "ttl"}  # it outlives what is on its way, no more
     lines = [line for sequence in order for line in transform(event(sequence))]
     lines += transform(event(1, shard=SHARDS[1]))  # a child of the shard
     assert [(r.shard, r.sequence) for r in readable(account, before + lines)] == [
         (SHARDS[0], 3),
         (SHARDS[1], 1),
     ]
-    table.shred(key_of("ann"), Position(SHARDS[0], "1"))  # an older erasure that comes late
+    table.shred(key_of("ann"), Position(SHARDS[0], "1"), 0)  # an older erasure that comes late
     assert len(readable(account, lines)) == 2
+    (entry,) = account.dynamodb.scan(TableName=KEY_TABLE)["Items"]
+    assert "ttl" not in entry  # a key that expired would take its user's lines along
 
 
 def test_an_erasure_between_reading_and_making_a_key_wins(
@@ -124,7 +128,7 @@ def test_an_erasure_between_reading_and_making_a_key_wins(
     def meanwhile(**arguments: Any) -> Any:
         if not turns:
             turns.append(1)
-            table.shred(key_of("ann"), Position(SHARDS[0], "7"))
+            table.shred(key_of("ann"), Position(SHARDS[0], "7"), 0)
         return real(**arguments)
 
     monkeypatch.setattr(table._dynamodb, "put_item", meanwhile)

@@ -109,7 +109,7 @@ def shoppers(world: World, steady: str | None) -> list[Shopper]:
 
 def _repeat_far_back(events: list[dict[str, Any]], rng: Random) -> None:
     """Some events come again when the ring has only just forgotten them, or is about to."""
-    acts = [event for event in events if event["type"] != "impression"]
+    acts = [event for event in events if event["type"] != "impression" and "context" not in event]
     for nth in range(67, len(acts), 7):
         acts[nth]["event_id"] = acts[nth - rng.choice((63, 64, 65, 66))]["event_id"]
 

@@ -42,7 +42,7 @@ def eraser(world: World, log: Log, rows: Rows) -> me.Eraser:
     """The real eraser over simulated services, its chance that of the seed."""
     own = me.Eraser.__new__(me.Eraser)
     own.log, own.rows = log, rows
-    own.archive = cast(KeyTable, SimpleNamespace(shred=lambda key, position: None))  # has tests of its own
+    own.archive = cast(KeyTable, SimpleNamespace(shred=lambda *_: None))  # has tests of its own
     vars(me)["secrets"] = SimpleNamespace(token_bytes=world.rng.randbytes)
     vars(me)["os"] = SimpleNamespace(urandom=world.rng.randbytes)
     return own

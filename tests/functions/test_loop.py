@@ -25,7 +25,9 @@ def test_what_a_visitor_does_changes_what_the_visitor_is_shown(account):
     status, sent = call(collect.handler, http("POST", "/v1/events", {"events": acts}, ann))
     assert (status, sent["accepted"]) == (202, 5)
 
-    records = [stream_record("", r["Data"], int(r["SequenceNumber"])) for r in account.records()]
+    records = [
+        stream_record(r["PartitionKey"], r["Data"], int(r["SequenceNumber"])) for r in account.records()
+    ]
     assert update.handler({"Records": records}, Context()) == {"batchItemFailures": []}
 
     status, after = call(score.handler, ask)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 import optuna
+from implicit.recommender_base import ModelFitError
 
 from functions.core.features import ItemFeatures
 from train.baselines import (
@@ -57,7 +58,7 @@ def tune(
 ) -> Tuned:
     """The baseline of `space` with the greatest objective in exactly `trials` trials; the first among equals.
 
-    An objective that is not a number counts as 0.
+    An objective that is not a number counts as 0, and so does a fit that ends in such numbers.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed))
@@ -65,7 +66,10 @@ def tune(
     started = time.process_time()
 
     def value(trial: optuna.Trial) -> float:
-        found = objective(space(trial))
+        try:
+            found = objective(space(trial))
+        except ModelFitError:  # what implicit calls factors that are not finite
+            return 0.0
         return found if np.isfinite(found) else 0.0
 
     study.optimize(value, n_trials=trials)

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from implicit.recommender_base import ModelFitError
 
 from bench import quality
 from bench.quality_data import Task
@@ -51,6 +52,17 @@ def test_an_objective_that_is_no_number_counts_as_nothing() -> None:
     values = iter([0.1, float("nan"), 0.2, float("nan")])
     assert tune(space, lambda baseline: next(values), 4, 0, defaults(kind)).values == [0.1, 0.0, 0.2, 0.0]
     assert tune(space, lambda baseline: float("nan"), 3, 0, defaults(kind)).baseline == OwnHistory()
+
+
+def test_a_fit_that_ends_in_no_numbers_is_a_trial_that_found_nothing() -> None:
+    kind, space = METHODS["own history"]
+
+    def broken_but_once(baseline: Baseline) -> float:
+        if baseline != OwnHistory():
+            raise ModelFitError("NaN encountered in factors")
+        return 0.1
+
+    assert tune(space, broken_but_once, 3, 0, defaults(kind)).values == [0.1, 0.0, 0.0]
 
 
 def shop() -> Task:

@@ -15,7 +15,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from export.score import ACCURACY_LEVEL, IR_VERSION, quantize
+from export.score import IR_VERSION, quantize, scan_node
 from functions.core.models import OPSET
 from functions.core.runtime import session_options
 
@@ -66,17 +66,7 @@ def ort_nbits(table: Table, k: int) -> Query:
     """MatMulNBits and a TopK of all scores, without rescoring."""
     codes, scales = quantize(table.astype(np.float16))
     rows, dim = table.shape
-    scan = helper.make_node(
-        "MatMulNBits",
-        ["vector", "codes", "scales"],
-        ["scores"],
-        domain="com.microsoft",
-        K=dim,
-        N=rows,
-        bits=8,
-        block_size=codes.shape[2],
-        accuracy_level=ACCURACY_LEVEL,
-    )
+    scan = scan_node(rows, dim)
     return _session([scan], {"codes": codes, "scales": scales.ravel()}, dim, k, {})
 
 

@@ -77,19 +77,24 @@ def write_score_graph(path: Path, showable: int, dim: int, bits: int = 8) -> Non
     stays a kilobyte, and the arrays stay files that can be mapped.
     """
     count, block = blocks(dim)
-    scan = helper.make_node(
+    scan = scan_node(showable, dim, bits)
+    codes = _handed_over("codes", TensorProto.UINT8, [showable, count, block * bits // 8])
+    _write_graph(path, [scan], codes, showable * count, (dim, showable))
+
+
+def scan_node(rows: int, dim: int, bits: int = 8) -> onnx.NodeProto:
+    """MatMulNBits of `vector`, `codes` and `scales` to `scores`, in the blocks of `quantize`."""
+    return helper.make_node(
         "MatMulNBits",
         ["vector", "codes", "scales"],
         ["scores"],
         domain="com.microsoft",
         K=dim,
-        N=showable,
+        N=rows,
         bits=bits,
-        block_size=block,
+        block_size=blocks(dim)[1],
         accuracy_level=ACCURACY_LEVEL,
     )
-    codes = _handed_over("codes", TensorProto.UINT8, [showable, count, block * bits // 8])
-    _write_graph(path, [scan], codes, showable * count, (dim, showable))
 
 
 def write_column_graph(path: Path, showable: int, dim: int) -> None:

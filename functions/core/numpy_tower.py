@@ -28,7 +28,7 @@ KINDS: dict[int, np.dtype[Any]] = {
     7: np.dtype("<i8"),
     9: np.dtype("?"),
     10: np.dtype("<f2"),
-}  # of onnx.TensorProto
+}
 FLOAT, INT, TENSOR = 1, 2, 4  # of onnx.AttributeProto
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 

@@ -89,12 +89,15 @@ def test_graphs_in_graphs_end_somewhere(tmp_path: Path) -> None:
 def test_no_bytes_make_the_walk_fail_otherwise(tmp_path: Path) -> None:
     whole = (BUNDLE / "score.onnx").read_bytes()
     rng = random.Random(3)
+    allowed = 0
     for _ in range(3000):
         data = bytearray(whole)
         for _ in range(rng.randint(1, 4)):
             data[rng.randrange(len(data))] = rng.randrange(256)
         with suppress(CorruptBundle):
             check_model(file(tmp_path, bytes(data[: rng.randint(1, len(data))])), SCORE_GRAPH)
+            allowed += 1
+    assert allowed < 300  # nearly all were cut short, and refused by name
 
 
 def test_a_model_that_is_missing_is_named(tmp_path: Path) -> None:

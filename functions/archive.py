@@ -16,8 +16,9 @@ from typing import Any
 from functions.aws.keys import Entry, KeyTable, keys_client
 from functions.aws.settings import Settings
 from functions.aws.telemetry import emit, logger
+from functions.core.archived import Archived, DataKey, archived
 from functions.core.errors import InvalidEvent, InvalidSettings, Unavailable
-from functions.core.sealed import NONCE_BYTES, Archived, DataKey, archived, seal
+from functions.core.sealed import NONCE_BYTES, seal
 
 DROPPED, OK = "Dropped", "Ok"
 TRIES = 5  # of a user's first key, when another batch or an erasure comes between

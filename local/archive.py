@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from functions.aws.keys import entry_of
-from functions.core.sealed import DataKey
+from functions.core.archived import DataKey
 from local.account import KEYS, client
 from local.event_source import MappingSettings
 from local.function import Function

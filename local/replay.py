@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from functions.aws.rows import from_item
+from functions.core.archived import Archived
 from functions.core.erasure import is_tombstone
 from functions.core.events import parse_event
 from functions.core.fold import Encoder, fold
-from functions.core.sealed import Archived
 from functions.core.user_row import UserRow, encode
 
 OF_A_SPACE = ("state", "vector")

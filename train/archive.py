@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from functions.core.sealed import Archived, Reading, read_lines
+from functions.core.archived import Archived
+from functions.core.sealed import Reading, read_lines
 
 KEY_FILE = "keys.jsonl"
 

@@ -14,8 +14,8 @@ from typing import Any
 from functions.aws.clients import Failure, client, error_code, unavailable
 from functions.aws.log import Position
 from functions.aws.rows import TOMBSTONE_S
+from functions.core.archived import KEY_BYTES, NAME_BYTES, DataKey
 from functions.core.errors import Unavailable
-from functions.core.sealed import DataKey
 
 BATCH, TRIES, BACKOFF_S = 100, 5, 0.05
 
@@ -70,7 +70,7 @@ class KeyTable:
 
     def create(self, user: str, before: Entry) -> DataKey | None:
         """A first key for a user whose entry is `before`; None where it no longer is: read it anew."""
-        key = DataKey(self._random(8), self._random(32))
+        key = DataKey(self._random(NAME_BYTES), self._random(KEY_BYTES))
         item = {"pk": {"S": user}, "key_name": {"B": key.name}, "data_key": {"B": key.secret}}
         condition: dict[str, Any] = {"ConditionExpression": "attribute_not_exists(pk)"}
         if before.erased:

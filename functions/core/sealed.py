@@ -1,53 +1,32 @@
 """The archive's form: a line holds one record, sealed with a key that its user alone has.
 
 Without the key a line is noise: to forget a user is to forget the key, in every copy and backup of the
-archive at once. Encrypt-then-MAC from the standard library: the key stream is SHAKE-256 of key and nonce
-(FIPS 202; a keyed sponge, Bertoni et al. 2011, "On the security of the keyed sponge construction"), the tag
-HMAC-SHA-256.
+archive at once. AES-256-GCM (NIST SP 800-38D) of the package `cryptography`; random nonces of 96 bits are
+good for 2**32 lines under one key. The associated data says what is sealed and under which key's name, so
+that nothing sealed elsewhere, or for another name, is taken for a line.
+
+The only file of the core that needs the cipher, as `runtime.py` is the only one that needs ONNX Runtime:
+functions that touch no line do not import it.
 """
 
 from __future__ import annotations
 
 import base64
-import hashlib
-import hmac
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
-from functions.core.errors import InvalidEvent
-from functions.core.records import Erasure, decode_record
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-KEY_BYTES, NAME_BYTES, NONCE_BYTES, TAG_BYTES = 32, 8, 16, 16
+from functions.core.archived import Archived, DataKey
 
-
-@dataclass(frozen=True, slots=True)
-class DataKey:
-    """A key and the name that lines know it by; the name says nothing of the user."""
-
-    name: bytes
-    secret: bytes = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Archived:
-    """One record of the log, as a reader of the archive has it again."""
-
-    shard: str
-    sequence: int
-    arrived_s: float
-    user_key: str
-    event: Mapping[str, Any]
-
-    @property
-    def order(self) -> tuple[str, int]:
-        """Log order of one user: shards are numbered as they come to be, so parents sort before children."""
-        return self.shard, self.sequence
+NONCE_BYTES, TAG_BYTES = 12, 16
+PURPOSE = b"vitrine archive line 1"
 
 
 def seal(record: Archived, key: DataKey, nonce: bytes) -> bytes:
-    """One line of the archive, its newline included."""
+    """One line of the archive, its newline included; a nonce is used once under a key."""
     plain = json.dumps(
         {
             "shard": record.shard,
@@ -58,15 +37,16 @@ def seal(record: Archived, key: DataKey, nonce: bytes) -> bytes:
         },
         separators=(",", ":"),
     ).encode()
-    body = nonce + _mixed(plain, key, nonce)
-    sealed = base64.b64encode(body + _tag(body, key)).decode()
+    body = nonce + AESGCM(key.secret).encrypt(nonce, plain, PURPOSE + key.name)
+    sealed = base64.b64encode(body).decode()
     return json.dumps({"key": key.name.hex(), "sealed": sealed}, separators=(",", ":")).encode() + b"\n"
 
 
 def unseal(line: bytes, secrets: Mapping[str, bytes]) -> Archived | None:
     """What a line holds, by secrets by name in hex; None where the key is gone.
 
-    Raises ValueError for what is no line of an archive, or was changed.
+    Raises ValueError for what is no line of an archive, was changed or cut off, or was sealed with another
+    secret than that of its key's name.
     """
     outer = json.loads(line)
     if not isinstance(outer, dict) or set(outer) != {"key", "sealed"}:
@@ -74,15 +54,22 @@ def unseal(line: bytes, secrets: Mapping[str, bytes]) -> Archived | None:
     secret = secrets.get(outer["key"])
     if secret is None:
         return None
-    key = DataKey(bytes.fromhex(outer["key"]), secret)
-    data = base64.b64decode(outer["sealed"], validate=True)
-    body, tag = data[:-TAG_BYTES], data[-TAG_BYTES:]
-    if len(body) < NONCE_BYTES or not hmac.compare_digest(tag, _tag(body, key)):
-        raise ValueError(f"a line under key {outer['key']} was changed")
-    plain = json.loads(_mixed(body[NONCE_BYTES:], key, body[:NONCE_BYTES]))
+    plain = json.loads(_opened(outer["key"], base64.b64decode(outer["sealed"], validate=True), secret))
     return Archived(
         plain["shard"], int(plain["sequence"]), plain["arrived"], plain["user_key"], plain["event"]
     )
+
+
+def _opened(name: str, body: bytes, secret: bytes) -> bytes:
+    if len(body) < NONCE_BYTES + TAG_BYTES:
+        raise ValueError(f"a line under key {name} has {len(body)} bytes: it was cut off")
+    nonce, sealed = body[:NONCE_BYTES], body[NONCE_BYTES:]
+    try:
+        return AESGCM(secret).decrypt(nonce, sealed, PURPOSE + bytes.fromhex(name))
+    except InvalidTag as error:
+        raise ValueError(
+            f"a line under key {name} was changed or cut off, or that is not its key's secret"
+        ) from error
 
 
 @dataclass
@@ -109,25 +96,3 @@ def read_lines(lines: Iterable[bytes], secrets: Mapping[str, bytes], seen: Readi
         elif record.order not in known:
             known.add(record.order)
             yield record
-
-
-def archived(data: bytes, metadata: Mapping[str, Any]) -> Archived | None:
-    """A record of the log with what Firehose says of its place; None for an erasure; raises InvalidEvent."""
-    arrived_s = int(metadata["approximateArrivalTimestamp"]) / 1000
-    key, said = decode_record(data, int(arrived_s))
-    if metadata["partitionKey"] != key:
-        raise InvalidEvent("partition key", "another", "the record's user key")
-    if isinstance(said, Erasure):
-        return None
-    event = json.loads(data)["event"]
-    return Archived(str(metadata["shardId"]), int(metadata["sequenceNumber"]), arrived_s, key, event)
-
-
-def _mixed(data: bytes, key: DataKey, nonce: bytes) -> bytes:
-    stream = hashlib.shake_256(b"stream" + key.secret + nonce).digest(len(data))
-    return bytes(a ^ b for a, b in zip(data, stream, strict=True))
-
-
-def _tag(data: bytes, key: DataKey) -> bytes:
-    derived = hashlib.blake2b(key.secret, person=b"archive tag").digest()
-    return hmac.new(derived, key.name + data, hashlib.sha256).digest()[:TAG_BYTES]

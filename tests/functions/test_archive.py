@@ -8,17 +8,20 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from functions import archive
 from functions.aws.log import Position
+from functions.core.archived import Archived, DataKey
 from functions.core.records import encode_erasure, encode_record
-from functions.core.sealed import Archived, DataKey, Reading, read_lines, seal, unseal
+from functions.core.sealed import NONCE_BYTES, PURPOSE, Reading, read_lines, seal, unseal
 from local.archive import stored_keys
 from local.replay import compare, rebuild
 from tests.core.toy_encoder import toy_encoder
 from tests.functions.account import KEY_TABLE, Account, Context, behaviour, key_of
 
 SHARDS = ("shardId-000000000000", "shardId-000000000001")
+NONCE = bytes(NONCE_BYTES)
 KEY = DataKey(b"a name..", bytes(range(32)))
 RECORD = Archived(SHARDS[0], 10**56, 1_795_521_600.5, key_of("ann"), behaviour(1))
 
@@ -55,15 +58,15 @@ def readable(account: Account, lines: list[bytes | None]) -> list[Archived]:
 
 
 def test_what_is_sealed_is_read_again_and_says_nothing_without_the_key() -> None:
-    line = seal(RECORD, KEY, bytes(16))
+    line = seal(RECORD, KEY, NONCE)
     assert unseal(line, {KEY.name.hex(): KEY.secret}) == RECORD
     assert unseal(line, {}) is None
     assert key_of("ann").encode() not in line and b"sku" not in line
-    assert seal(RECORD, KEY, bytes(15) + b"\1") != line
+    assert seal(RECORD, KEY, bytes(NONCE_BYTES - 1) + b"\1") != line
 
 
 def test_a_line_with_any_bit_changed_is_no_line() -> None:
-    outer = json.loads(seal(RECORD, KEY, bytes(16)))
+    outer = json.loads(seal(RECORD, KEY, NONCE))
     sealed = bytearray(base64.b64decode(outer["sealed"]))
     for at in range(len(sealed)):
         changed = bytes(b ^ (at == n) for n, b in enumerate(sealed))
@@ -72,8 +75,33 @@ def test_a_line_with_any_bit_changed_is_no_line() -> None:
             unseal(text, {KEY.name.hex(): KEY.secret})
 
 
+def test_a_line_cut_off_or_lengthened_is_no_line() -> None:
+    outer = json.loads(seal(RECORD, KEY, NONCE))
+    sealed = base64.b64decode(outer["sealed"])
+    for part in (*(sealed[:end] for end in range(len(sealed))), sealed + b"\0"):
+        text = json.dumps({**outer, "sealed": base64.b64encode(part).decode()}).encode()
+        with pytest.raises(ValueError, match="cut off"):
+            unseal(text, {KEY.name.hex(): KEY.secret})
+
+
+def test_another_key_another_name_and_another_purpose_are_refused() -> None:
+    line = seal(RECORD, KEY, NONCE)
+    outer = json.loads(line)
+    with pytest.raises(ValueError, match="not its key's secret"):
+        unseal(line, {KEY.name.hex(): bytes(32)})
+    renamed = json.dumps({**outer, "key": b"another.".hex()}).encode()
+    with pytest.raises(ValueError, match="not its key's secret"):
+        unseal(renamed, {b"another.".hex(): KEY.secret})
+    plain = AESGCM(KEY.secret).decrypt(
+        NONCE, base64.b64decode(outer["sealed"])[NONCE_BYTES:], PURPOSE + KEY.name
+    )
+    elsewhere = base64.b64encode(NONCE + AESGCM(KEY.secret).encrypt(NONCE, plain, None)).decode()
+    with pytest.raises(ValueError, match="changed"):
+        unseal(json.dumps({**outer, "sealed": elsewhere}).encode(), {KEY.name.hex(): KEY.secret})
+
+
 def test_torn_lines_cost_themselves_alone() -> None:
-    whole = seal(RECORD, KEY, bytes(16))
+    whole = seal(RECORD, KEY, NONCE)
     seen = Reading()
     lines = [whole[:-9], b"\n", b"[]\n", whole, whole, b"\xff\n"]
     found = list(read_lines(lines, {KEY.name.hex(): KEY.secret}, seen))

@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from functions.core.sealed import Archived, DataKey, seal
+from functions.core.archived import Archived, DataKey
+from functions.core.sealed import NONCE_BYTES, seal
 from train.archive import KEY_FILE, is_archive, read_archive
 from train.log import read_log
 
@@ -28,7 +29,7 @@ def act(number: int, kind: str) -> dict[str, Any]:
 
 def test_type_time_value_device_and_slot_come_through_and_what_was_erased_does_not(tmp_path: Path) -> None:
     lines = [
-        seal(Archived("shard-0", n, 1.8e9, name, act(n, kind)), key, bytes(16))
+        seal(Archived("shard-0", n, 1.8e9, name, act(n, kind)), key, bytes(NONCE_BYTES))
         for name, key in (("ann", ANN), ("eve", EVE))
         for n, kind in enumerate(KINDS)
     ]

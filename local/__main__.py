@@ -1,6 +1,6 @@
 """`python -m local`: serve a folder of bundles from a cloud on this machine, and play a visit on it.
 
-Beside it `replay`, `erase` and `keys` work on the cloud that runs, or with --aws on a shop's account.
+Beside it `replay`, `erase`, `held` and `keys` work on the cloud that runs, or with --aws on a shop's account.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from functions.core.errors import CorruptBundle, VitrineError
 from functions.core.slots import load_slots
 from local.account import read_pointer
 from local.cloud import Cloud, CloudSettings
-from local.operate import erase, keys, replay
+from local.operate import erase, held, keys, replay
 from local.visit import Step, Visit, VisitFailed, table
 
 SLOT = "home"
 LOGS = Path("build/local")
 INTERRUPTED = 130
-COMMANDS = {"replay": replay, "erase": erase, "keys": keys}
+COMMANDS = {"replay": replay, "erase": erase, "held": held, "keys": keys}
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -84,8 +84,12 @@ def write_keys(dynamodb: Any, table: str, path: Path) -> None:
     """Write the keys as the readers of an archive take them; nobody but the owner reads the file."""
     keys = sorted((key.name.hex(), key.secret.hex()) for _, key in stored_keys(dynamodb, table))
     text = "".join(json.dumps({"key": name, "secret": secret}) + "\n" for name, secret in keys)
-    if path.exists() and path.read_text() == text:
-        return
+    if not path.exists() or path.read_text() != text:
+        write_private(path, text)
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file whole or not at all; nobody but its owner reads it."""
     partial = path.with_name(f"{path.name}.partial")
     with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as out:
         out.write(text)

@@ -1,4 +1,4 @@
-"""What an operator does by hand: replay the archive, erase a user, write the archive's keys."""
+"""What an operator does by hand: replay the archive, erase a user or export one, write the archive's keys."""
 
 from __future__ import annotations
 
@@ -7,17 +7,22 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import boto3
 
-from functions.core.errors import VitrineError
+from functions.aws.keys import KeyTable, keys_client
+from functions.aws.rows import Rows, patient_client
+from functions.aws.secret import Secret, ShopSecret, secret_client
+from functions.aws.settings import Settings
+from functions.core.errors import InvalidSettings, VitrineError
 from functions.core.events import user_key
-from functions.core.served import open_bundle
+from functions.core.served import ServedBundle, open_bundle
 from local.account import enter_account, read_pointer
-from local.archive import write_keys
+from local.archive import write_keys, write_private
+from local.held import Sources, bucket_lines, bucket_quarantine, everything, folder_lines
 from local.replay import Verdict, compare, live_rows
 from train.archive import read_archive
 
@@ -39,11 +44,22 @@ def replay(arguments: list[str]) -> int:
 def erase(arguments: list[str]) -> int:
     """Erase a user, as DELETE /v1/me does; prints the receipt."""
     parser = _parser("erase", erase)
-    who = parser.add_mutually_exclusive_group(required=True)
-    who.add_argument("--user", help="the user id, as the shop's credentials name it")
-    who.add_argument("--key", help="the user key")
+    _add_user(parser)
     options = parser.parse_args(arguments)
     return _told(lambda: _erase(options))
+
+
+def held(arguments: list[str]) -> int:
+    """Write all that is held of a user: the row, every event in the archive, what lies in quarantine."""
+    parser = _parser("held", held)
+    _add_user(parser)
+    parser.add_argument(
+        "--archive", type=Path, help="the archive's folder (default: that of --logs, the bucket's with --aws)"
+    )
+    parser.add_argument("--bundle", type=Path, help="folder of bundles, for the names of the row's items")
+    parser.add_argument("--out", type=Path, help="a file instead of the standard output")
+    options = parser.parse_args(arguments)
+    return _told(lambda: _held(options))
 
 
 def keys(arguments: list[str]) -> int:
@@ -61,6 +77,12 @@ def _parser(name: str, command: Callable[..., int]) -> argparse.ArgumentParser:
     return parser
 
 
+def _add_user(parser: argparse.ArgumentParser) -> None:
+    who = parser.add_mutually_exclusive_group(required=True)
+    who.add_argument("--user", help="the user id, as the shop's credentials name it")
+    who.add_argument("--key", help="the user key")
+
+
 def _told(act: Callable[[], int]) -> int:
     try:
         return act()
@@ -76,7 +98,7 @@ def _enter(options: argparse.Namespace) -> None:
 
 def _replay(options: argparse.Namespace) -> int:
     _enter(options)
-    bundle = open_bundle(options.bundle / read_pointer(options.bundle)["champion"])
+    bundle = _champion(options.bundle)
     dynamodb = boto3.client("dynamodb")
     ends_s = time.monotonic() + options.wait
     while True:
@@ -108,9 +130,42 @@ def _erase(options: argparse.Namespace) -> int:
 
     own = eraser()
     secret = own.secret.get()
-    key = options.key or user_key(secret.pseudonym, options.user)
+    key = _key(options, secret)
     print(json.dumps(own.erase(key, secret.keys, int(time.time())).body()))
     return 0
+
+
+def _key(options: argparse.Namespace, secret: ShopSecret) -> str:
+    return str(options.key or user_key(secret.pseudonym, options.user))
+
+
+def _held(options: argparse.Namespace) -> int:
+    _enter(options)
+    settings = Settings.from_environment()
+    if not settings.keys:
+        raise InvalidSettings("VITRINE_KEYS is not set; expected the name of a table")
+    s3 = boto3.client("s3")
+    lines: Iterable[bytes] = bucket_lines(s3, settings.bucket)
+    if options.archive or not options.aws:
+        lines = folder_lines(options.archive or options.logs / "archive")
+    sources = Sources(
+        Rows(patient_client(), settings.table),
+        KeyTable(keys_client(), settings.keys, os.urandom),
+        lines,
+        bucket_quarantine(s3, settings.bucket),
+    )
+    key = _key(options, Secret(secret_client(), settings.secret).get())
+    bundle = _champion(options.bundle) if options.bundle else None
+    text = json.dumps(everything(key, sources, bundle, int(time.time())), ensure_ascii=False, indent=1)
+    if options.out:
+        write_private(options.out, text + "\n")
+    else:
+        print(text)
+    return 0
+
+
+def _champion(bundles: Path) -> ServedBundle:
+    return open_bundle(bundles / read_pointer(bundles)["champion"])
 
 
 def _keys(options: argparse.Namespace) -> int:

@@ -23,7 +23,7 @@ def read_archive(folder: Path) -> tuple[list[Archived], Reading]:
     keys = [json.loads(line) for line in (folder / KEY_FILE).read_bytes().splitlines() if line.strip()]
     secrets = {key["key"]: bytes.fromhex(key["secret"]) for key in keys}
     seen = Reading()
-    return sorted(read_lines(_lines(folder), secrets, seen), key=lambda record: record.order), seen
+    return sorted(read_lines(archive_lines(folder), secrets, seen), key=lambda record: record.order), seen
 
 
 def write_log(records: Iterable[Archived], path: Path) -> None:
@@ -40,7 +40,8 @@ def _row(user_key: str, event: Mapping[str, Any]) -> dict[str, Any]:
     return {"user_id": user_key, **said, "device": named.get("device"), "slot": named.get("slot")}
 
 
-def _lines(folder: Path) -> Iterator[bytes]:
+def archive_lines(folder: Path) -> Iterator[bytes]:
+    """The lines of an archive's files, as they are."""
     for path in sorted(folder.rglob("*.jsonl")):
         if path.name != KEY_FILE:
             with path.open("rb") as lines:

@@ -13,6 +13,15 @@ from functions.core.times import rfc3339
 from functions.core.user_row import UserRow, encode
 
 TYPES = ("other", *EVENT_TYPES)
+# What this answer does not have, for the user to know what to ask the shop for (`python -m local held`).
+ELSEWHERE = (
+    {
+        "where": "archive",
+        "what": "every accepted event as it was sent, from the first or from the last erasure on",
+    },
+    {"where": "stream", "what": "accepted events that are neither in the row nor in the archive yet"},
+    {"where": "quarantine", "what": "accepted records that could not be processed, for 90 days"},
+)
 
 
 def held(user_key: str, row: UserRow | None, bundle: ServedBundle | None) -> dict[str, Any]:
@@ -21,7 +30,7 @@ def held(user_key: str, row: UserRow | None, bundle: ServedBundle | None) -> dic
     Raises whatever reading the bundle's files does.
     """
     if row is None:
-        return {"user_key": user_key, "row": None}
+        return {"user_key": user_key, "row": None, "elsewhere": ELSEWHERE}
     names = _names(row, bundle)
     return {
         "user_key": user_key,
@@ -43,6 +52,7 @@ def held(user_key: str, row: UserRow | None, bundle: ServedBundle | None) -> dic
                 for name, value in encode(row).items()
             },
         },
+        "elsewhere": ELSEWHERE,
     }
 
 

@@ -70,7 +70,9 @@ def acts(numbers: range) -> list[Json]:
 
 def test_all_that_is_held_is_told_by_its_name(account: Account) -> None:
     send(behaviour(1, "sku-007", "cart"), behaviour(2, "sku-008", "impression"), behaviour(3, "not-sold"))
-    assert held() == {"user_key": ANN, "row": None}
+    nothing = held()
+    assert (nothing["user_key"], nothing["row"]) == (ANN, None)
+    assert [other["where"] for other in nothing["elsewhere"]] == ["archive", "stream", "quarantine"]
     assert deliver(batch(account)) == []
     row = held()["row"]
     assert row["events"] == [{"type": "cart", "item_id": "sku-007"}, {"type": "view", "item_id": None}]

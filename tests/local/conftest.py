@@ -1,0 +1,5 @@
+"""What an operator does is tried on the account that the functions' tests use."""
+
+from tests.functions.conftest import account, fresh
+
+__all__ = ["account", "fresh"]

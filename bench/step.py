@@ -24,16 +24,14 @@ from bench.device import describe, flops_per_second, interleaved, linear_flops, 
 from export.towers import export_user_tower
 from functions.core.favourites import PLACES, Favourites, item_and_kind
 from functions.core.features import GAP_BUCKETS, VALUE_BUCKETS, Int64
+from functions.core.ring import RING, Ring, RingEntry
 from functions.core.runtime import OnnxStep
 from functions.core.user_row import (
     MARKS,
     MAX_BYTES,
     MAX_SEQUENCE,
-    RING,
     SEEN,
     Float16,
-    Ring,
-    RingEntry,
     UserRow,
     encode,
     event_hash,
@@ -175,7 +173,7 @@ def fullest_row(state_width: int, dim: int) -> UserRow:
     ring = [RingEntry(event_hash(f"e{n}"), item_key(f"i{n}"), 7, 15, 31) for n in range(RING)]
     row = replace(new_row("f" * 16, state_width, dim), ring=Ring.of(ring), last_s=2**32 - 1, version=10**12)
     kept = tuple((item_and_kind(item_key(f"i{n}"), 4), 255) for n in range(PLACES))
-    row = replace(row, favourites=Favourites(kept, 7))
+    row = replace(row, favourites=Favourites.of(kept, 7))
     for n in range(SEEN):
         row = row.with_impression(item_key(f"i{n}"), 2**32 - 1)
     for n in range(MARKS):

@@ -238,7 +238,7 @@ class Batch:
     def _put(self, key: str, version: int, row: UserRow) -> tuple[bool, UserRow | None]:
         """Put the next version; on a conflict look whether that was us: an answer can be lost on its way."""
         wid = self._own.machine.random(8)
-        new = replace(row, version=version + 1, wid=wid)
+        new = row.but(version=version + 1, wid=wid)
         self._require_time()
         try:
             self._own.rows.put(key, new, version, self._now_s)
@@ -270,6 +270,8 @@ class Batch:
 
     def _in_parallel(self, act: Callable[[Work], bool], work: Sequence[Work]) -> list[bool]:
         """What `act` says of each piece of work; threads share it, for a future for each would cost more."""
+        if len(work) == 1:
+            return [act(work[0])]
         left, done = deque(enumerate(work)), [False] * len(work)
 
         def take() -> None:

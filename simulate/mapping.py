@@ -57,6 +57,8 @@ class Mapping:
 
     def start(self) -> None:
         """Begin with the shards whose turn has come."""
+        if len(self.readers) == self.lanes * len(self.log.by_id):
+            return
         started = {shard for shard, _ in self.readers}
         for shard in startable(self.log.shards(), started, self.drained):
             for lane in range(self.lanes):

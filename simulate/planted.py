@@ -22,8 +22,9 @@ from functions.core import batches, erasure, fold, user_row
 from functions.core.batches import StreamRecord
 from functions.core.errors import VersionConflict
 from functions.core.fold import Encoder
-from functions.core.histories import Histories, bounds_within
+from functions.core.histories import Histories
 from functions.core.records import Erasure, decode_record
+from functions.core.ring import Ring
 from functions.core.user_row import UserRow
 from simulate import mapping
 from simulate.encoder import STEPS, Step
@@ -124,7 +125,7 @@ def _any_partition_key(record: Mapping[str, Any]) -> StreamRecord:
         return read
     key, said = decode_record(base64.b64decode(record["kinesis"]["data"]), int(START_S))
     assert not isinstance(said, Erasure)
-    return replace(read, user_key=key, event=said, reason="")
+    return read._replace(user_key=key, event=said, reason="")
 
 
 def _newest_first(row: UserRow, records: Sequence[StreamRecord]) -> list[StreamRecord]:
@@ -139,29 +140,27 @@ def _round_once_a_batch(
     rows: Sequence[UserRow], steps: Any, encoder: Encoder
 ) -> tuple[Sequence[Any], Sequence[Any], int]:
     """The state is kept in float32 through a batch, and rounded when it is stored."""
-    if not len(steps.kind):
-        return [row.state for row in rows], [row.vector for row in rows], 0
     table, known = fold._embeddings(steps.items, encoder)
-    at, bounds = np.flatnonzero(known[steps.item]), bounds_within(steps.bounds, known[steps.item])
     step: Step = STEPS[encoder.space]
-    states, vectors = [], []
-    for row, first, last in zip(rows, bounds[:-1], bounds[1:], strict=True):
+    states, vectors, folded = [], [], 0
+    for row, (first, end) in zip(rows, steps.spans, strict=True):
         state, vector = row.state[None].astype(np.float32), row.vector
-        for n in at[first:last]:
-            item = table[steps.item[n : n + 1]]
-            codes = steps.kind[n : n + 1], steps.gap[n : n + 1], steps.value[n : n + 1]
-            state = step.unrounded(state, item, *codes)
+        at = [n for n in range(first, end) if known[steps.codes[0, n]]]
+        for n in at:
+            item, *codes = steps.codes[:, n : n + 1]
+            state = step.unrounded(state, table[item], *codes)
         rounded = state.astype(np.float16)
         fold._require_finite(rounded, rounded)
         states.append(rounded[0])
-        vectors.append(step.read(rounded)[0] if last > first else vector)
-    return states, vectors, len(at)
+        vectors.append(step.read(rounded)[0] if at else vector)
+        folded += len(at)
+    return states, vectors, folded
 
 
 def _impressions_move_the_state(
     rows: Sequence[UserRow], events: Histories, encoder: Encoder
 ) -> tuple[list[UserRow], fold.Folded]:
-    return _real_fold(rows, replace(events, kind=np.where(events.kind == 7, 1, events.kind)), encoder)
+    return _real_fold(rows, replace(events, kind=[1 if kind == 7 else kind for kind in events.kind]), encoder)
 
 
 def _without(*names: str) -> Callable[[UserRow], dict[str, object]]:
@@ -187,6 +186,10 @@ _real_quarantine = Quarantine.put
 def _one_retry() -> tuple[Any, int]:
     settings, timeout_s = _real_settings()
     return replace(settings, max_retries=1), timeout_s
+
+
+def _last_two(ring: Ring) -> list[bytes]:
+    return [entry.event for entry in ring[-2:]]
 
 
 def _lower_marks(row: UserRow, records: Sequence[StreamRecord]) -> UserRow:
@@ -228,9 +231,10 @@ BUGS: dict[str, Callable[[], list[Bug]]] = {
     "marks compared as text": lambda: [(update, "unread", _unread_by_text)],
     "no high-water mark": lambda: [(UserRow, "mark", lambda row, shard: -1)],
     "mark of the first record": lambda: [(update, "marked", _lower_marks)],
-    "no id ring": lambda: [(UserRow, "hashes", property(lambda row: frozenset()))],
+    "no id ring": lambda: [(Ring, "has", lambda ring, event: False), (Ring, "hashes", lambda ring: [])],
     "ring of two": lambda: [
-        (UserRow, "hashes", property(lambda row: frozenset(e.event for e in row.ring[-2:])))
+        (Ring, "has", lambda ring, event: event in _last_two(ring)),
+        (Ring, "hashes", lambda ring: _last_two(ring)),
     ],
     "failed condition taken for a duplicate": lambda: [(_Batch, "_put", _conflict_is_done)],
     "stale row written at the new version": lambda: [(_Batch, "_put", _stale_row_at_the_new_version)],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from calendar import timegm
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from random import Random
 from time import gmtime, strftime
 from typing import Any
@@ -70,12 +70,8 @@ class Shopper:
 
 def step(space: str, state: bytes, item: bytes, act: Act) -> tuple[bytes, bytes] | None:
     """The encoder's step for one user, for the reference."""
-    embedding = TABLES[space].embedding(item)
-    if embedding is None:
-        return None
-    codes = (np.array([code]) for code in (act.kind, act.gap, act.value))
-    after, vector = STEPS[space](np.frombuffer(state, "<f2")[None], embedding[None], *codes)
-    return after.tobytes(), vector.tobytes()
+    embedding = TABLES[space].packed.get(item)
+    return None if embedding is None else STEPS[space].of_one(state, embedding, act.kind, act.gap, act.value)
 
 
 def blank(space: str) -> tuple[bytes, bytes]:
@@ -223,6 +219,11 @@ def time_of(event: dict[str, Any], arrival_s: float) -> int:
 
 def poison(rng: Random, user: str) -> tuple[str, bytes]:
     """A partition key, and a record that must end in quarantine."""
+    return rng.choice(_poisons(user))
+
+
+@lru_cache(16)
+def _poisons(user: str) -> tuple[tuple[str, bytes], ...]:
     good = {"event_id": "p", "type": "view", "item_id": "sku-1", "time": "2026-11-24T12:00:00Z"}
 
     def record(key: Any = user, **changes: Any) -> bytes:
@@ -230,48 +231,46 @@ def poison(rng: Random, user: str) -> tuple[str, bytes]:
 
     fitting = record(context={"page": "x"})
     oversize = record(context={"page": "x" * (MAX_RECORD_BYTES + 2 - len(fitting))})
-    return rng.choice(
-        (
-            (user, b""),
-            (user, b"\xff\xfe no JSON"),
-            (user, b"[]"),
-            (user, b"null"),
-            (user, b"[" * 3_000),
-            (user, b'{"user_key": "%s"}' % user.encode()),
-            (user, record()[:-1]),
-            (user, b'{"user_key": "%s", "event": {"value": NaN}}' % user.encode()),
-            (user, record(value=float("nan"))),
-            (user, record(value=float("inf"))),
-            (user, record(value=-0.5)),
-            (user, record(value=1e9 + 1)),
-            (user, record(value=True)),
-            (user, record(value="3")),
-            (user, record(type="glance")),
-            (user, record(type=7)),
-            (user, record(item_id="")),
-            (user, record(item_id="i" * 129)),
-            (user, record(event_id="e" * 129)),
-            (user, record(event_id=None)),
-            (user, record(event_id="\ud800")),
-            (user, record(time="yesterday")),
-            (user, record(time="2026-11-24T12:00:00")),
-            (user, record(time=1_795_521_600)),
-            (user, record(when="now")),
-            (user, record(context=[])),
-            (user[:-1], record(key=user[:-1])),
-            (user + "A", record(key=user + "A")),
-            (user[:-1] + "*", record(key=user[:-1] + "*")),
-            (user, record()[:-1] + b', "more": 1}'),
-            (user, record(context={"price": float("nan")})),
-            (user, record(key=7)),
-            ("another key", record()),
-            (user, oversize),
-            (user, oversize),
-            (user, oversize),
-            (user, oversize),
-            (user, oversize),
-            (user, oversize),
-            (user, b"\xf3\x89\x9a\xc2" + record() + b"\0" * 16),
-            (user, b"\x1f\x8b\x08" + b"\0" * 60),
-        )
+    return (
+        (user, b""),
+        (user, b"\xff\xfe no JSON"),
+        (user, b"[]"),
+        (user, b"null"),
+        (user, b"[" * 3_000),
+        (user, b'{"user_key": "%s"}' % user.encode()),
+        (user, record()[:-1]),
+        (user, b'{"user_key": "%s", "event": {"value": NaN}}' % user.encode()),
+        (user, record(value=float("nan"))),
+        (user, record(value=float("inf"))),
+        (user, record(value=-0.5)),
+        (user, record(value=1e9 + 1)),
+        (user, record(value=True)),
+        (user, record(value="3")),
+        (user, record(type="glance")),
+        (user, record(type=7)),
+        (user, record(item_id="")),
+        (user, record(item_id="i" * 129)),
+        (user, record(event_id="e" * 129)),
+        (user, record(event_id=None)),
+        (user, record(event_id="\ud800")),
+        (user, record(time="yesterday")),
+        (user, record(time="2026-11-24T12:00:00")),
+        (user, record(time=1_795_521_600)),
+        (user, record(when="now")),
+        (user, record(context=[])),
+        (user[:-1], record(key=user[:-1])),
+        (user + "A", record(key=user + "A")),
+        (user[:-1] + "*", record(key=user[:-1] + "*")),
+        (user, record()[:-1] + b', "more": 1}'),
+        (user, record(context={"price": float("nan")})),
+        (user, record(key=7)),
+        ("another key", record()),
+        (user, oversize),
+        (user, oversize),
+        (user, oversize),
+        (user, oversize),
+        (user, oversize),
+        (user, oversize),
+        (user, b"\xf3\x89\x9a\xc2" + record() + b"\0" * 16),
+        (user, b"\x1f\x8b\x08" + b"\0" * 60),
     )

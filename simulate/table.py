@@ -191,7 +191,7 @@ class Table:
     def _check_move(self, key: str, item: Item) -> None:
         """What must hold between a row and the next."""
         wrong, before = self._world.wrong, self.items.get(key)
-        size = sum(len(name) + _size(value) for name, value in item.items())
+        size = _size(item)
         if size > MAX_BYTES:
             wrong(f"{key}: a row of {size} bytes")
         for name, unit, most in (("ring", 12, RING_BYTES), ("seen", 10, SEEN_BYTES), ("fav", 1, FAV_BYTES)):
@@ -249,6 +249,10 @@ def _quietly(write: Callable[[], object]) -> None:
         write()
 
 
-def _size(value: Mapping[str, Any]) -> int:
-    ((kind, content),) = value.items()
-    return 21 if kind == "N" else len(content)
+def _size(item: Item) -> int:
+    """An item's bytes as the table counts them: names and values, a number at its longest."""
+    size = 0
+    for name, tagged in item.items():
+        for kind, content in tagged.items():
+            size += len(name) + (21 if kind == "N" else len(content))
+    return size

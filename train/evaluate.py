@@ -19,7 +19,7 @@ from functions.core.events import EVENT_TYPES, Event
 from functions.core.favourites import item_prefix
 from functions.core.features import Int64, ItemFeatures
 from functions.core.fold import Encoder, fold_histories
-from functions.core.histories import Histories, bounds_of
+from functions.core.histories import Histories, spans_of
 from functions.core.repeats import Own, Repeats
 from functions.core.user_row import Float16, UserRow, event_hash, item_key
 from train.baselines import DEFAULTS, top
@@ -122,13 +122,13 @@ def _histories(log: Interactions, rows: list[NDArray[np.int64]], keys: list[byte
     at = np.concatenate(rows)
     used, item = np.unique(log.item[at], return_inverse=True)
     return Histories(
-        bounds=bounds_of([len(some) for some in rows]),
+        spans=spans_of(map(len, rows)),
         event=[event_hash(str(row)) for row in at.tolist()],
         items=[keys[row] for row in used.tolist()],
-        item=item,
-        kind=log.kind[at].astype(np.int64),
-        time_s=np.maximum(log.time_s[at], 0),
-        value=log.value[at].astype(np.float64),
+        item=item.tolist(),
+        kind=log.kind[at].tolist(),
+        time_s=np.maximum(log.time_s[at], 0).tolist(),
+        value=log.value[at].tolist(),
     )
 
 

@@ -19,8 +19,8 @@ TOMBSTONE_S = 8 * 86_400  # longer than the stream keeps a record
 BATCH = 100  # BatchGetItem's own limit
 BATCH_TRIES, BACKOFF_S = 5, 0.05
 WRITERS = 16
-BINARY = frozenset({"state", "vector", "ring", "last", "fav", "seen", "marks", "wid", "era"})
-NUMBERS = frozenset({"v", "ttl"})
+BINARY = ("state", "vector", "ring", "last", "fav", "seen", "marks", "wid", "era")
+TAGS = {**dict.fromkeys(BINARY, "B"), "space": "S", "v": "N"}  # DynamoDB's types of a row's attributes
 
 
 def hot_client(deadline_ms: int) -> Any:
@@ -120,22 +120,19 @@ class Rows:
 def to_item(key: str, row: UserRow, now_s: int) -> dict[str, Any]:
     """The DynamoDB item for a row; raises CorruptRow for a row that must not be stored."""
     lifetime_s = TOMBSTONE_S if is_tombstone(row) else LIFETIME_S
-    values = {**encode(row), "ttl": now_s + lifetime_s}
     item: dict[str, Any] = {"pk": {"S": key}}
-    for name, value in values.items():
-        if name in BINARY:
-            item[name] = {"B": value}
-        else:
-            item[name] = {"N": str(value)} if name in NUMBERS else {"S": str(value)}
+    for name, value in encode(row).items():
+        tag = TAGS[name]
+        item[name] = {tag: str(value) if tag == "N" else value}
+    item["ttl"] = {"N": str(now_s + lifetime_s)}
     return item
 
 
 def from_item(item: Mapping[str, Mapping[str, Any]]) -> UserRow:
     """The row in a DynamoDB item; raises CorruptRow."""
     try:
-        attributes = {name: next(iter(value.values())) for name, value in item.items()}
-        row = decode(attributes)
-    except (KeyError, ValueError, AttributeError, StopIteration) as error:
+        row = decode({name: value for name, tagged in item.items() for value in tagged.values()})
+    except (KeyError, ValueError, AttributeError) as error:
         raise CorruptRow(f"{error!r}; expected the attributes of a user row") from error
     if row.version < 1 or len(row.wid) != 8:
         raise CorruptRow(

@@ -5,10 +5,9 @@ Order is log order. A sequence number has up to 129 digits and is compared withi
 
 from __future__ import annotations
 
-import base64
+import binascii
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from functions.core.errors import InvalidEvent
 from functions.core.events import Event
@@ -18,8 +17,7 @@ from functions.core.user_row import MAX_SEQUENCE, UserRow
 MAX_BASE64 = 4 * -(-MAX_RECORD_BYTES // 3)
 
 
-@dataclass(frozen=True)
-class StreamRecord:
+class StreamRecord(NamedTuple):
     """One record as Lambda hands it over: an event, or an erasure, or the `reason` why it is neither."""
 
     shard: str
@@ -56,7 +54,8 @@ def marked(row: UserRow, records: Iterable[StreamRecord]) -> UserRow:
     """The row with its marks raised to these records."""
     highest: dict[str, int] = {}
     for record in records:
-        highest[record.shard] = max(record.sequence, highest.get(record.shard, -1))
+        if record.sequence > highest.get(record.shard, -1):
+            highest[record.shard] = record.sequence
     for shard, sequence in highest.items():
         row = row.with_mark(shard, sequence)
     return row
@@ -64,7 +63,7 @@ def marked(row: UserRow, records: Iterable[StreamRecord]) -> UserRow:
 
 def _read(record: Mapping[str, Any]) -> StreamRecord:
     kinesis = record["kinesis"]
-    shard, sequence = str(record["eventID"]).split(":")[0], int(kinesis["sequenceNumber"])
+    shard, sequence = str(record["eventID"]).partition(":")[0], int(kinesis["sequenceNumber"])
     try:
         arrived_s = int(kinesis["approximateArrivalTimestamp"])
         key, said = _decode(kinesis, sequence, arrived_s)
@@ -83,7 +82,7 @@ def _decode(kinesis: Mapping[str, Any], sequence: int, arrived_s: int) -> tuple[
     text = kinesis.get("data") or ""
     if len(text) > MAX_BASE64:
         raise InvalidEvent("record", f"{len(text)} characters of base64", f"at most {MAX_BASE64}")
-    data = base64.b64decode(text, validate=True)
+    data = binascii.a2b_base64(text, strict_mode=True)
     key, said = decode_record(data, arrived_s)
     if kinesis["partitionKey"] != key:
         # of another shard, or of another batch under way at once: its place in the user's order is not known

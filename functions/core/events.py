@@ -7,8 +7,8 @@ import base64
 import hashlib
 import hmac
 import math
-from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 from functions.core.errors import InvalidEvent
 
@@ -23,8 +23,7 @@ LATEST_AHEAD_S = 86_400  # a client's clock may run a day ahead, not more
 KNOWN_FIELDS = frozenset({"event_id", "type", "item_id", "time", "value", "context", "token"})
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(NamedTuple):
     """One behaviour event, validated. `time_s` is whole seconds since 1970 (UTC)."""
 
     event_id: str
@@ -50,9 +49,9 @@ def parse_event(data: object, now_s: int) -> Event:
     """Validate one decoded JSON event; raises InvalidEvent naming field, value and expectation."""
     if not isinstance(data, dict):
         raise InvalidEvent("event", data, "a JSON object")
-    unknown = sorted(set(map(str, data)) - KNOWN_FIELDS)
-    if unknown:
-        raise InvalidEvent(unknown[0], data[unknown[0]], f"one of {sorted(KNOWN_FIELDS)}")
+    if not KNOWN_FIELDS.issuperset(data):
+        unknown = min(map(str, data.keys() - KNOWN_FIELDS))
+        raise InvalidEvent(unknown, data.get(unknown), f"one of {sorted(KNOWN_FIELDS)}")
     kind = data.get("type")
     if not isinstance(kind, str) or kind not in KINDS:
         raise InvalidEvent("type", kind, f"one of {list(EVENT_TYPES)}")
@@ -72,6 +71,8 @@ def _text(data: dict[str, object], field: str, longest: int) -> str:
     value = data.get(field)
     if not isinstance(value, str) or not 0 < len(value) <= longest:
         raise InvalidEvent(field, value, f"a string of 1 to {longest} characters")
+    if value.isascii():
+        return value
     try:
         value.encode()
     except UnicodeEncodeError as error:

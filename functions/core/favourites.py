@@ -19,6 +19,7 @@ from math import log2
 
 from functions.core.errors import CorruptRow
 from functions.core.events import KINDS
+from functions.core.ring import ENTRY_BYTES, RING, item_of, kind_of, kinds_of
 
 PLACES = 24
 PREFIX = 4  # bytes that stand for an item: the first 29 bits of its key; the last 3 bits say the event type
@@ -32,6 +33,8 @@ ONCE, AGAIN = ONE - OCTAVE, ONE + OCTAVE  # an item may take the place of what w
 DISMISS = KINDS["dismiss"]
 _FAVOURITE = struct.Struct(f">{PREFIX}sB")
 _BYTES = tuple(bytes([code]) for code in range(256))
+PLACE = PREFIX + 1  # bytes of a favourite
+LIGHTER = bytes(max(code - 1, 0) for code in range(256))
 
 WEIGHTS = tuple(2 ** ((code - ONE) / OCTAVE) for code in range(MOST + 1))
 PLUS_ONE = tuple(min(MOST, round(ONE + OCTAVE * log2(weight + 1))) for weight in WEIGHTS)
@@ -53,13 +56,24 @@ def item_and_kind(key: bytes, kind: int) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Favourites:
-    """Codes of weights by item and event type (`item_and_kind`), in the order in which they came in.
+    """What is kept, as it is stored: empty, or one byte of `turn`, then PREFIX + 1 bytes a favourite."""
 
-    `turn`: events that left since the weights last became lighter, below PACE.
-    """
+    packed: bytes = b""
 
-    codes: tuple[tuple[bytes, int], ...] = ()
-    turn: int = 0
+    @classmethod
+    def of(cls, codes: Sequence[tuple[bytes, int]], turn: int = 0) -> Favourites:
+        """The favourites of these `codes` and `turn`."""
+        return cls(_packed(b"".join(kept + _BYTES[code] for kept, code in codes), turn))
+
+    @property
+    def codes(self) -> tuple[tuple[bytes, int], ...]:
+        """Codes of weights by item and event type (`item_and_kind`), in the order in which they came in."""
+        return tuple(_FAVOURITE.iter_unpack(self.packed[1:]))
+
+    @property
+    def turn(self) -> int:
+        """Events that left since the weights last became lighter, below PACE."""
+        return self.packed[0] if self.packed else 0
 
     def weights(self, kinds: Collection[int]) -> dict[bytes, float]:
         """Weight by prefix of an item key, of events of these types."""
@@ -70,20 +84,19 @@ class Favourites:
                 found[item] = found.get(item, 0.0) + WEIGHTS[code]
         return found
 
-    def after(self, item: Sequence[bytes], kind: Sequence[int], known: int, ring: int) -> Favourites:
-        """The favourites once the events item[known:] have followed item[:known], the ring as it was.
+    def after(self, ring: bytes, new: bytes) -> Favourites:
+        """The favourites once `new` events have come into a `ring`, both packed as in `functions.core.ring`.
 
-        `ring`: how many events it holds. A dismissed item is forgotten, and does not come back while the ring
-        has the dismissal.
+        A dismissed item is forgotten, and does not come back while the ring has the dismissal.
         """
+        entries, known = ring + new, len(ring) // ENTRY_BYTES
         walk = _Walk(self)
-        for newest in range(known, len(item)):
-            if kind[newest] == DISMISS:
-                walk.forget(item[newest])
-            if newest >= ring:
-                inside = slice(newest - ring + 1, newest + 1)
-                walk.leave(item[newest - ring], kind[newest - ring], item[inside], kind[inside])
-        return Favourites(tuple(walk.codes.items()), walk.turn)
+        for newest in range(known, len(entries) // ENTRY_BYTES):
+            if kind_of(entries, newest) == DISMISS:
+                walk.forget(item_of(entries, newest))
+            if newest >= RING:
+                walk.leave(entries, newest - RING)
+        return Favourites(_packed(walk.kept, walk.turn))
 
 
 NO_FAVOURITES = Favourites()
@@ -93,47 +106,65 @@ class _Walk:
     """Favourites while events leave the ring."""
 
     def __init__(self, before: Favourites) -> None:
-        self.codes, self.turn = dict(before.codes), before.turn
+        self.kept, self.turn = bytearray(before.packed[1:]), before.turn
 
     def forget(self, key: bytes) -> None:
         """A dismissed item goes at once, with all that was done to it."""
         item = item_prefix(key)
-        self.codes = {kept: code for kept, code in self.codes.items() if item_prefix(kept) != item}
+        for at in range(len(self.kept) - PLACE, -1, -PLACE):
+            if item_prefix(bytes(self.kept[at : at + PREFIX])) == item:
+                del self.kept[at : at + PLACE]
 
-    def leave(self, key: bytes, kind: int, items: Sequence[bytes], kinds: Sequence[int]) -> None:
-        """An event leaves; `items` and `kinds` are those that the ring then holds."""
+    def leave(self, entries: bytes, oldest: int) -> None:
+        """An event leaves, and the RING entries after it are the ring."""
         self.turn = (self.turn + 1) % PACE
         if not self.turn:
-            self.codes = {kept: code - 1 for kept, code in self.codes.items() if code > 1}
+            self._lighten()
+        kind = kind_of(entries, oldest)
         if kind == DISMISS:
             return
-        met = {kinds[at] for at, item in enumerate(items) if item == key} if key in items else ()
+        key = item_of(entries, oldest)
+        met = kinds_of(entries, oldest + 1, oldest + 1 + RING, key)
         if DISMISS not in met:
             self._add(item_and_kind(key, kind), again=bool(met))
 
+    def _lighten(self) -> None:
+        codes = self.kept[PREFIX::PLACE].translate(LIGHTER)
+        self.kept[PREFIX::PLACE] = codes
+        for nth in range(len(codes) - 1, -1, -1):
+            if not codes[nth]:
+                del self.kept[nth * PLACE : (nth + 1) * PLACE]
+
     def _add(self, new: bytes, again: bool) -> None:
-        code = self.codes.get(new)
-        if code is None and len(self.codes) == PLACES:
-            weakest = min(self.codes, key=self.codes.__getitem__)
-            if self.codes[weakest] >= (AGAIN if again else ONCE):
+        at = self.kept.find(new)
+        while at >= 0 and at % PLACE:
+            at = self.kept.find(new, at + 1)
+        if at >= 0:
+            self.kept[at + PREFIX] = PLUS_ONE[self.kept[at + PREFIX]]
+            return
+        if len(self.kept) == PLACES * PLACE:
+            codes = self.kept[PREFIX::PLACE]
+            weakest = min(codes)
+            if weakest >= (AGAIN if again else ONCE):
                 return
-            del self.codes[weakest]
-        self.codes[new] = ONE if code is None else PLUS_ONE[code]
+            at = codes.index(weakest) * PLACE
+            del self.kept[at : at + PLACE]
+        self.kept += new + _BYTES[ONE]
+
+
+def _packed(kept: bytes | bytearray, turn: int) -> bytes:
+    return _BYTES[turn] + kept if kept or turn else b""
 
 
 def encode_favourites(favourites: Favourites) -> bytes:
     """One byte of `turn`, then PREFIX + 1 bytes a favourite; empty for none at all."""
-    if favourites == NO_FAVOURITES:
-        return b""
-    parts = [part for kept, code in favourites.codes for part in (kept, _BYTES[code])]
-    return b"".join((_BYTES[favourites.turn], *parts))
+    return favourites.packed
 
 
 def decode_favourites(data: bytes) -> Favourites:
     """What `encode_favourites` made; raises CorruptRow."""
     if not data:
         return NO_FAVOURITES
-    body = data[1:]
-    if len(body) % (PREFIX + 1):
-        raise CorruptRow(f"fav: {len(data)} bytes; expected 1 and a multiple of {PREFIX + 1} (user row)")
-    return Favourites(tuple(_FAVOURITE.iter_unpack(body)), data[0])
+    if (len(data) - 1) % PLACE:
+        raise CorruptRow(f"fav: {len(data)} bytes; expected 1 and a multiple of {PLACE} (user row)")
+    return Favourites(data)

@@ -20,32 +20,37 @@ NAMES = ("categories", "brands", "devices", "slots")
 
 Int64 = NDArray[np.int64]
 Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
+
+
+def _edges(lowest: int, buckets: int) -> Float64:
+    """Where buckets begin: 1 with anything, 2 with 2 ** lowest, then by powers of two, and NaN behind all."""
+    powers = 2.0 ** np.arange(lowest, lowest + buckets - 2)
+    return np.concatenate([[-np.inf], powers, [np.nan]])
+
+
+GAP_EDGES = np.concatenate([[0.0], 2.0 ** np.arange(GAP_BUCKETS - 2)])
+VALUE_EDGES, PRICE_EDGES = _edges(-3, VALUE_BUCKETS), _edges(-4, PRICE_BUCKETS)
 
 
 def gap_bucket(gap_s: ArrayLike) -> Int64:
     """Bucket of the seconds since the user's last event: 0 for none (negative), 1 for 0 s, then log2."""
-    gap = np.asarray(gap_s, np.float64)
-    bucket = 2 + np.floor(np.log2(np.maximum(gap, 1.0)))
-    bucket = np.where(gap < 1, 1, bucket)
-    return np.where(gap < 0, 0, np.clip(bucket, 0, GAP_BUCKETS - 1)).astype(np.int64)
+    return GAP_EDGES.searchsorted(np.asarray(gap_s, np.float64), "right")
 
 
 def value_bucket(value: ArrayLike) -> Int64:
     """Bucket of an event's value: 0 for none (NaN), then by powers of two from below 1/8 up."""
-    amount = np.asarray(value, np.float64)
-    return _power_of_two(amount, lowest=-3, buckets=VALUE_BUCKETS)
+    return _bucket(VALUE_EDGES, np.asarray(value, np.float64))
 
 
 def price_bucket(price: ArrayLike) -> Int64:
     """Bucket of a product's price: 0 for none (NaN), then by powers of the square root of two."""
     amount = np.minimum(np.asarray(price, np.float64), 1e100)  # the square of more is no float64
-    return _power_of_two(amount**2, lowest=-4, buckets=PRICE_BUCKETS)
+    return _bucket(PRICE_EDGES, amount**2)
 
 
-def _power_of_two(amount: NDArray[np.float64], lowest: int, buckets: int) -> Int64:
-    power = np.floor(np.log2(np.maximum(np.nan_to_num(amount, posinf=1e300), 2.0 ** (lowest - 1))))
-    bucket = np.clip(power - lowest + 2, 1, buckets - 1)
-    return np.where(np.isnan(amount), 0, bucket).astype(np.int64)
+def _bucket(edges: Float64, amount: Float64) -> Int64:
+    return edges.searchsorted(amount, "right") % len(edges)  # behind all is 0
 
 
 def _words(text: str) -> list[str]:

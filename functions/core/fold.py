@@ -6,19 +6,18 @@ step rounds its state to float16 inside, so no batching, redelivery or replay ca
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from functions.core.events import IMPRESSION, Event
-from functions.core.favourites import Favourites
 from functions.core.features import Int64, gap_bucket, value_bucket
-from functions.core.histories import Histories, bounds_of, bounds_within, histories
-from functions.core.user_row import ENTRY_BYTES, RING, Float16, Ring, UserRow, new_row, pack_entry
-
-RING_BYTES = RING * ENTRY_BYTES
+from functions.core.histories import Histories, Spans, histories, spans_of, spans_within
+from functions.core.ring import RING, RING_BYTES, Ring, codes_of, item_of, pack_entry
+from functions.core.user_row import Float16, UserRow, all_finite, new_row
 
 
 class Step(Protocol):
@@ -82,57 +81,55 @@ def fold_histories(
     rows: Sequence[UserRow], events: Histories, encoder: Encoder
 ) -> tuple[list[UserRow], Folded]:
     """`fold` of events that are columns already; one history per row."""
-    counted = events.kind != IMPRESSION
-    remembered = _with_impressions(in_space(rows, encoder), events.take(~counted))
-    acts = events.take(counted)
-    new = acts.take(_unknown_to_ring(remembered, acts))
-    steps = _steps(remembered, new)
-    states, vectors, folded = _advance(remembered, steps, encoder)
-    columns = _rings(remembered, new, steps), _last_s(remembered, new), _favourites(remembered, new)
-    result = [
-        replace(row, state=state, vector=vector, ring=ring, last_s=at, favourites=favourites)
-        for row, state, vector, ring, at, favourites in zip(
-            remembered, states, vectors, *columns, strict=True
-        )
-    ]
+    rows = in_space(rows, encoder)
+    acts = events.take([kind != IMPRESSION for kind in events.kind])
+    if acts is not events:
+        rows = _with_impressions(rows, events)
+    new = acts.take(_unknown_to_ring(rows, acts))
+    steps = _steps(rows, new)
+    states, vectors, folded = _advance(rows, steps, encoder)
+    result = _moved(rows, new, steps, states, vectors)
     return result, Folded(folded, len(acts.kind) - len(new.kind), len(new.kind) - folded)
 
 
 def in_space(rows: Sequence[UserRow], encoder: Encoder) -> list[UserRow]:
     """The rows, those of another state space rebuilt from their ring: a state is never read across spaces."""
-    foreign = [i for i, row in enumerate(rows) if row.space != encoder.space]
     result = list(rows)
+    foreign = [i for i, row in enumerate(rows) if row.space != encoder.space]
+    if not foreign:
+        return result
     blank = encoder.empty()
-    bare = [replace(rows[i], state=blank.state, vector=blank.vector, space=encoder.space) for i in foreign]
+    bare = [rows[i].but(state=blank.state, vector=blank.vector, space=encoder.space) for i in foreign]
     states, vectors, _ = _advance(bare, _ring_steps(bare), encoder)
     for i, row, state, vector in zip(foreign, bare, states, vectors, strict=True):
-        result[i] = replace(row, state=state, vector=vector)
+        result[i] = row.but(state=state, vector=vector)
     return result
 
 
-def _with_impressions(rows: Sequence[UserRow], impressions: Histories) -> list[UserRow]:
+def _with_impressions(rows: Sequence[UserRow], events: Histories) -> list[UserRow]:
     result = list(rows)
-    users = np.repeat(np.arange(len(rows)), impressions.lengths).tolist()
-    for u, item, time_s in zip(users, impressions.item.tolist(), impressions.time_s.tolist(), strict=True):
-        seen = (impressions.items[item], time_s)
-        if seen not in result[u].seen:
-            result[u] = result[u].with_impression(*seen)
+    for user, (first, end) in enumerate(events.spans):
+        for at in range(first, end):
+            if events.kind[at] == IMPRESSION:
+                seen = (events.items[events.item[at]], events.time_s[at])
+                if seen not in result[user].seen:
+                    result[user] = result[user].with_impression(*seen)
     return result
 
 
-def _unknown_to_ring(rows: Sequence[UserRow], acts: Histories) -> NDArray[np.bool_]:
+def _unknown_to_ring(rows: Sequence[UserRow], acts: Histories) -> list[bool]:
     """Which events the ring, as it is at each event's turn, does not remember."""
-    unknown = np.ones(len(acts.kind), bool)
-    for row, first, last in zip(rows, acts.bounds[:-1].tolist(), acts.bounds[1:].tolist(), strict=True):
-        hashes = acts.event[first:last]
-        if len(row.hashes.union(hashes)) < len(row.hashes) + len(hashes):
-            unknown[first:last] = _unknown_in_turn(row, hashes)
+    unknown = [True] * len(acts.event)
+    for row, (first, end) in zip(rows, acts.spans, strict=True):
+        hashes = acts.event[first:end]
+        if any(map(row.ring.has, hashes)) or len(set(hashes)) < len(hashes):
+            unknown[first:end] = _unknown_in_turn(row.ring, hashes)
     return unknown
 
 
-def _unknown_in_turn(row: UserRow, hashes: Sequence[bytes]) -> list[bool]:
-    ring, known = deque(row.ring.hashes()), set(row.hashes)
-    unknown = []
+def _unknown_in_turn(before: Ring, hashes: Sequence[bytes]) -> list[bool]:
+    ring = deque(before.hashes())
+    known, unknown = set(ring), []
     for hashed in hashes:
         unknown.append(hashed not in known)
         if unknown[-1]:
@@ -145,77 +142,60 @@ def _unknown_in_turn(row: UserRow, hashes: Sequence[bytes]) -> list[bool]:
 
 @dataclass(frozen=True)
 class _Steps:
-    """What the encoder is fed, [n], one user's after the other's; bounds [U + 1]; items are [M] keys."""
+    """What the encoder is fed, n steps, one user's after the other's."""
 
-    bounds: Int64
-    items: Sequence[bytes]
-    item: Int64
-    kind: Int64
-    gap: Int64  # buckets
-    value: Int64  # buckets
+    spans: Spans  # [U]
+    items: Sequence[bytes]  # [M] keys
+    codes: Int64  # [4, n]: which of the items, kind, bucket of the gap, bucket of the value
 
 
 def _steps(rows: Sequence[UserRow], new: Histories) -> _Steps:
     """The steps of new events: a user's first has no gap, and where a client's clock went backwards the gap
     is 0."""
-    gap_s = np.diff(new.time_s, prepend=new.time_s[:1])
-    active = [row for row, some in zip(rows, new.lengths.tolist(), strict=True) if some]
-    first = new.bounds[:-1][new.lengths > 0]
-    gap_s[first] = new.time_s[first] - np.array([row.last_s for row in active], np.int64)
-    gap_s = np.maximum(gap_s, 0)
-    gap_s[first[np.array([not row.ring for row in active], np.bool_)]] = -1
-    return _Steps(
-        new.bounds, new.items, new.item, new.kind, gap=gap_bucket(gap_s), value=value_bucket(new.value)
-    )
+    gap_s: list[int] = []
+    for row, (first, end) in zip(rows, new.spans, strict=True):
+        if end > first:
+            times = new.time_s[first:end]
+            gap_s.append(max(times[0] - row.last_s, 0) if row.ring else -1)
+            gap_s += [max(late - early, 0) for early, late in pairwise(times)]
+    codes = (new.item, new.kind, gap_bucket(gap_s), value_bucket(new.value))
+    return _Steps(new.spans, new.items, np.array(codes, np.int64))
 
 
 def _ring_steps(rows: Sequence[UserRow]) -> _Steps:
     """The steps that the rings remember."""
-    entries = [entry for row in rows for entry in row.ring]
+    packed = b"".join(row.ring.packed for row in rows)
+    spans = spans_of(len(row.ring) for row in rows)
     places: dict[bytes, int] = {}
-    item = [places.setdefault(entry.item, len(places)) for entry in entries]
-    codes = np.array([(entry.kind, entry.gap, entry.value) for entry in entries], np.int64).reshape(-1, 3)
-    bounds = bounds_of([len(row.ring) for row in rows])
-    return _Steps(bounds, list(places), np.array(item, np.int64), *codes.T)
+    item = [places.setdefault(item_of(packed, nth), len(places)) for nth in range(spans[-1][1])]
+    return _Steps(spans, list(places), np.array((item, *codes_of(packed)), np.int64))
 
 
-def _rings(rows: Sequence[UserRow], new: Histories, steps: _Steps) -> list[Ring]:
-    """Each row's ring with its new events, of which only the last RING become entries."""
-    nth = np.arange(len(new.kind)) - np.repeat(new.bounds[1:], new.lengths)  # -1: the user's newest
-    newest = np.flatnonzero(nth >= -RING)
-    codes = (steps.item, steps.kind, steps.value, steps.gap)
+def _moved(
+    rows: Sequence[UserRow],
+    new: Histories,
+    steps: _Steps,
+    states: Sequence[Float16],
+    vectors: Sequence[Float16],
+) -> list[UserRow]:
+    """The rows with their new events: in state, vector and ring, and in what those push out of the ring."""
     packed = [
-        pack_entry(new.event[at], new.items[item], kind, value, gap)
-        for at, item, kind, value, gap in zip(
-            newest.tolist(), *(code[newest].tolist() for code in codes), strict=True
-        )
+        pack_entry(event, new.items[item], kind, value, gap)
+        for event, item, kind, gap, value in zip(new.event, *steps.codes.tolist(), strict=True)
     ]
-    bounds = bounds_within(new.bounds, nth >= -RING).tolist()
-    return [
-        Ring(b"".join((row.ring.packed, *packed[first:last]))[-RING_BYTES:]) if last > first else row.ring
-        for row, first, last in zip(rows, bounds[:-1], bounds[1:], strict=True)
-    ]
-
-
-def _favourites(rows: Sequence[UserRow], new: Histories) -> list[Favourites]:
-    """What each visitor comes back to, with the events that the new ones push out of the ring."""
-    items, kinds = [new.items[item] for item in new.item.tolist()], new.kind.tolist()
-    result = []
-    for row, first, last in zip(rows, new.bounds[:-1].tolist(), new.bounds[1:].tolist(), strict=True):
-        if last == first:
-            result.append(row.favourites)
+    moved = list(rows)
+    for user, (first, end) in enumerate(new.spans):
+        if end == first:
             continue
-        item, kind = row.ring.items() + items[first:last], row.ring.kinds() + kinds[first:last]
-        result.append(row.favourites.after(item, kind, len(row.ring), RING))
-    return result
-
-
-def _last_s(rows: Sequence[UserRow], new: Histories) -> list[int]:
-    """The time of each user's newest event that is in the ring."""
-    newest = new.time_s[np.maximum(new.bounds[1:] - 1, 0)].tolist() if len(new.time_s) else [0] * len(rows)
-    return [
-        at if some else row.last_s for row, at, some in zip(rows, newest, new.lengths.tolist(), strict=True)
-    ]
+        row, entries = rows[user], b"".join(packed[first:end])
+        moved[user] = row.but(
+            state=states[user],
+            vector=vectors[user],
+            ring=Ring((row.ring.packed + entries)[-RING_BYTES:]),
+            last_s=new.time_s[end - 1],
+            favourites=row.favourites.after(row.ring.packed, entries),
+        )
+    return moved
 
 
 def _advance(
@@ -225,35 +205,49 @@ def _advance(
 
     Users with many events come first, so that those of a round are a range.
     """
-    if not len(steps.kind):
-        return [row.state for row in rows], [row.vector for row in rows], 0
+    states, vectors = [row.state for row in rows], [row.vector for row in rows]
     table, known = _embeddings(steps.items, encoder)
-    at, bounds = np.flatnonzero(known[steps.item]), bounds_within(steps.bounds, known[steps.item])
-    item, kind, gap, value = (column[at] for column in (steps.item, steps.kind, steps.gap, steps.value))
-    order = np.argsort(-np.diff(bounds), kind="stable")
-    fewer = -np.diff(bounds)[order]  # ascending
-    states = np.stack([rows[u].state for u in order])
-    vectors = np.stack([rows[u].vector for u in order])
-    for turn in range(-fewer[0]):
-        users = int(np.searchsorted(fewer, -turn))
-        now = bounds[order[:users]] + turn
-        state, vector = encoder.step(states[:users], table[item[now]], kind[now], gap[now], value[now])
-        _require_finite(state, vector)
-        states[:users], vectors[:users] = state, vector
-    back = np.argsort(order)
-    return list(states[back]), list(vectors[back]), len(at)
+    codes, spans = steps.codes, steps.spans
+    if not all(known):
+        wanted = [known[item] for item in codes[0].tolist()]
+        codes, spans = codes[:, wanted], spans_within(spans, wanted)
+    order = sorted(
+        (u for u, (first, end) in enumerate(spans) if end > first), key=lambda u: spans[u][0] - spans[u][1]
+    )
+    if not order:
+        return states, vectors, 0
+    starts, lengths = [spans[u][0] for u in order], [spans[u][1] - spans[u][0] for u in order]
+    state, vector = np.array([states[u] for u in order]), np.array([vectors[u] for u in order])
+    first, users = np.array(starts), len(order)
+    for turn in range(lengths[0]):
+        while lengths[users - 1] <= turn:
+            users -= 1
+        at = starts[0] + turn
+        now = codes[:, at : at + 1] if users == 1 else codes[:, first[:users] + turn]
+        state[:users], vector[:users] = _stepped(encoder, state[:users], table, now)
+    for rank, user in enumerate(order):
+        states[user], vectors[user] = state[rank], vector[rank]
+    return states, vectors, codes.shape[1]
 
 
-def _embeddings(keys: Sequence[bytes], encoder: Encoder) -> tuple[Float16, NDArray[np.bool_]]:
+def _stepped(encoder: Encoder, state: Float16, table: Float16, codes: Int64) -> tuple[Float16, Float16]:
+    """One step of B users: state [B, S], table of embeddings [M, d], codes [4, B]."""
+    item, kind, gap, value = codes
+    after, vector = encoder.step(state, table[item], kind, gap, value)
+    _require_finite(after, vector)
+    return after, vector
+
+
+def _embeddings(keys: Sequence[bytes], encoder: Encoder) -> tuple[Float16, list[bool]]:
     """Embeddings [M, d] float16, and which of the items are known [M]."""
     found = [encoder.items.embedding(key) for key in keys]
-    known = np.array([e is not None for e in found], bool)
-    table = np.zeros((len(keys), encoder.dim), np.float16)
-    if known.any():
-        table[known] = [e for e in found if e is not None]
-    return table, known
+    known = [e is not None for e in found]
+    if not all(known):
+        nothing = np.zeros(encoder.dim, np.float16)
+        found = [nothing if e is None else e for e in found]
+    return np.array(found, np.float16), known
 
 
 def _require_finite(state: NDArray[np.float16], vector: NDArray[np.float16]) -> None:
-    if not (np.isfinite(state).all() and np.isfinite(vector).all()):
+    if not (all_finite(state) and all_finite(vector)):
         raise FloatingPointError("the encoder's step gave a value that is not finite")

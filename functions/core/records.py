@@ -21,6 +21,7 @@ PACKED = {
     b"\x1f\x8b": "compressed by gzip",
     b"\x28\xb5\x2f\xfd": "compressed by zstd",
 }
+MAGIC = tuple(PACKED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +58,14 @@ def decode_record(data: bytes, now_s: int) -> tuple[str, Event | Erasure]:
     """User key and event, or erasure, of a record that arrived at `now_s`; raises InvalidEvent."""
     if len(data) > MAX_RECORD_BYTES:
         raise InvalidEvent("record", f"{len(data)} bytes", f"at most {MAX_RECORD_BYTES} bytes")
-    for magic, packing in PACKED.items():
-        if data.startswith(magic):
-            raise InvalidEvent("record", packing, "one event in plain JSON, by PutRecord")
+    if data.startswith(MAGIC):
+        packing = next(packing for magic, packing in PACKED.items() if data.startswith(magic))
+        raise InvalidEvent("record", packing, "one event in plain JSON, by PutRecord")
     try:
         record = JSON.decode(data.decode())
     except (ValueError, RecursionError) as error:
         raise InvalidEvent("record", data[:100], f"JSON in UTF-8 ({error})") from error
-    if not isinstance(record, dict) or set(record) not in FIELDS:
+    if not isinstance(record, dict) or record.keys() not in FIELDS:
         raise InvalidEvent("record", str(record)[:100], "an object with user_key and event")
     key = record["user_key"]
     if not isinstance(key, str) or not USER_KEY.fullmatch(key):

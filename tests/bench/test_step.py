@@ -14,7 +14,8 @@ from bench.__main__ import main
 from bench.device import interleaved, linear_flops
 from bench.step import CPU, SIZES, _timing, events, fullest_row, sizes, stored_bytes
 from functions.core.features import GAP_BUCKETS, VALUE_BUCKETS
-from functions.core.user_row import MARKS, RING, SEEN, decode, encode
+from functions.core.ring import RING
+from functions.core.user_row import MARKS, SEEN, decode, encode
 from train.checkpoint import Meta, save
 from train.towers import Shape, Towers
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functions.core.events import Event
 from functions.core.fold import fold
-from functions.core.user_row import RING
+from functions.core.ring import RING
 from simulate.encoder import ENCODERS, SPACES
 
 CASES, FURTHEST = 5_000, 10 * RING

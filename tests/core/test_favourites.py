@@ -19,8 +19,8 @@ from functions.core.favourites import (
     encode_favourites,
     item_prefix,
 )
+from functions.core.ring import ENTRY_BYTES, RING, pack_entry
 
-RING = 64
 PURCHASE, DISMISS = KINDS["purchase"], KINDS["dismiss"]
 
 
@@ -28,14 +28,18 @@ def key(item: int) -> bytes:
     return (item << 3).to_bytes(PREFIX, "big") + b"\7\0"
 
 
+def packed(item: int, kind: int) -> bytes:
+    """A ring's entry, whose event and value play no part."""
+    return pack_entry(bytes(5), key(item), kind, item % 16, 0)
+
+
 def after(items: list[int], kinds: list[int] | None = None, at_once: int = 10**9) -> Favourites:
     """The favourites after a whole history, folded `at_once` events at a time."""
-    kinds = kinds or [PURCHASE] * len(items)
+    entries = b"".join(map(packed, items, kinds or [PURCHASE] * len(items)))
     found = Favourites()
     for first in range(0, len(items), at_once):
-        known = min(first, RING)
-        part = slice(first - known, first + at_once)
-        found = found.after([key(i) for i in items[part]], kinds[part], known, RING)
+        ring = entries[ENTRY_BYTES * max(0, first - RING) : ENTRY_BYTES * first]
+        found = found.after(ring, entries[ENTRY_BYTES * first : ENTRY_BYTES * (first + at_once)])
     return found
 
 

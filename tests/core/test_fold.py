@@ -3,7 +3,8 @@ import pytest
 
 from functions.core.events import Event
 from functions.core.fold import Encoder, fold, in_space
-from functions.core.user_row import RING, Float16, event_hash
+from functions.core.ring import RING
+from functions.core.user_row import Float16, event_hash
 from tests.core.toy_encoder import toy_encoder
 
 

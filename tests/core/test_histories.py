@@ -10,7 +10,8 @@ from functions.core.events import EVENT_TYPES, IMPRESSION, Event
 from functions.core.features import gap_bucket, value_bucket
 from functions.core.fold import Encoder, Folded, fold, fold_histories
 from functions.core.histories import histories
-from functions.core.user_row import RING, RingEntry, UserRow, event_hash, item_key
+from functions.core.ring import RING, Ring, RingEntry
+from functions.core.user_row import UserRow, event_hash, item_key
 from tests.core.toy_encoder import toy_encoder
 
 
@@ -26,8 +27,7 @@ def one_by_one(row: UserRow, events: list[Event], encoder: Encoder) -> tuple[Use
         else:
             gap = int(gap_bucket(max(event.time_s - row.last_s, 0) if row.ring else -1))
             entry = RingEntry(event_hash(event.event_id), item, event.kind, int(value_bucket(value)), gap)
-            items, kinds = zip(*((e.item, e.kind) for e in (*row.ring, entry)), strict=True)
-            kept = row.favourites.after(items, kinds, len(row.ring), RING)
+            kept = row.favourites.after(row.ring.packed, Ring.of([entry]).packed)
             row = replace(row, ring=(*row.ring, entry)[-RING:], last_s=event.time_s, favourites=kept)
             embedding = encoder.items.embedding(item)
             if embedding is None:

@@ -9,7 +9,8 @@ import pytest
 
 from functions.core.favourites import Favourites, item_and_kind, item_prefix
 from functions.core.repeats import Own, Repeats
-from functions.core.user_row import RingEntry, event_hash, item_key, new_row
+from functions.core.ring import RingEntry
+from functions.core.user_row import event_hash, item_key, new_row
 
 
 def test_a_recent_event_counts_more_than_an_old_one() -> None:
@@ -67,7 +68,7 @@ def test_only_event_types_that_the_numbers_were_chosen_on_count() -> None:
         RingEntry(event_hash(str(n)), item_key(item), kind, 0, 0)
         for n, (item, kind) in enumerate([("a", 1), ("b", 4), ("nobody", 4)])
     )
-    older = Favourites(((item_and_kind(item_key("a"), 4), 64), (item_and_kind(item_key("gone"), 4), 64)))
+    older = Favourites.of(((item_and_kind(item_key("a"), 4), 64), (item_and_kind(item_key("gone"), 4), 64)))
     row = replace(new_row("0" * 16, 4, 2), ring=ring, favourites=older)
     found = lambda keys: [rows.get(key) for key in keys]  # noqa: E731
     assert Repeats(kinds=(4,)).own(row, found) == Own([None, 8, None], {7: 1.0})

@@ -5,13 +5,12 @@ import pytest
 
 from functions.core.errors import CorruptRow
 from functions.core.favourites import PLACES, Favourites, item_and_kind
+from functions.core.ring import RING, RingEntry
 from functions.core.user_row import (
     MARKS,
     MAX_BYTES,
     MAX_SEQUENCE,
-    RING,
     SEEN,
-    RingEntry,
     UserRow,
     decode,
     encode,
@@ -29,7 +28,7 @@ def full_row() -> UserRow:
     ring = [RingEntry(event_hash(f"e{n}"), item_key(f"i{n}"), 7, 15, 31) for n in range(RING)]
     row = replace(row, ring=tuple(ring), last_s=2**32 - 1)
     kept = tuple((item_and_kind(item_key(f"i{n}"), 4), 255) for n in range(PLACES))
-    row = replace(row, favourites=Favourites(kept, 7))
+    row = replace(row, favourites=Favourites.of(kept, 7))
     for n in range(SEEN + 1):
         row = row.with_impression(item_key(f"i{n}"), 2**32 - 1)
     for n in range(MARKS + 1):

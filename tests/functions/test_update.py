@@ -10,6 +10,7 @@ import pytest
 from functions import update
 from functions.core.events import Event, parse_event
 from functions.core.fold import fold
+from functions.core.ring import Ring
 from functions.core.user_row import UserRow, encode, event_hash
 from tests.functions.account import Account, Context, behaviour, key_of, stream_record
 

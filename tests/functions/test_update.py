@@ -76,7 +76,8 @@ def test_any_batching_and_redelivery_folds_each_event_once(account: Account, see
 def test_the_planted_bug_is_found(account: Account, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without marks and ring, a redelivery is folded twice."""
     monkeypatch.setattr(UserRow, "mark", lambda row, shard: -1)
-    monkeypatch.setattr(UserRow, "hashes", property(lambda row: frozenset()))
+    monkeypatch.setattr(Ring, "hashes", lambda ring: [])
+    monkeypatch.setattr(Ring, "has", lambda ring, event: False)
     entries = [("ann", behaviour(n, f"sku-{n:03d}")) for n in range(4)]
     records = [stream_record(key_of(user), event, n + 1) for n, (user, event) in enumerate(entries)]
     deliver(records)

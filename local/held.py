@@ -104,7 +104,7 @@ def _told(record: Archived) -> dict[str, Any]:
 
 
 def _missing(row: UserRow | None, events: Iterable[Archived]) -> int:
-    known = row.hashes if row else frozenset()
+    known = set(row.ring.hashes()) if row else set()
     return len(known - {event_hash(record.event["event_id"]) for record in events})
 
 

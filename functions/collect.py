@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from aws_lambda_powertools.event_handler import Response
 
@@ -35,8 +34,7 @@ class Collector:
         self.rotation = Background(self.secret.refresh, REFRESH_S)
 
 
-@dataclass(frozen=True)
-class Checked:
+class Checked(NamedTuple):
     """One event of a request: its record for the log, or what is wrong with it."""
 
     event_id: str | None

@@ -12,9 +12,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from functions.aws.bundles import REFRESH_S, Bundles, bundle_client
 from functions.aws.quarantine import Quarantine
@@ -37,8 +37,7 @@ SPARE_S = 15.0  # of the function's time: no call is begun then, for one may tak
 FOR_EVER = (ArithmeticError, CorruptRow, LookupError, TypeError, ValueError)
 
 
-@dataclass(frozen=True)
-class Pending:
+class Pending(NamedTuple):
     """One user's part of a batch: the row as stored, and the records that are not in it yet."""
 
     key: str
@@ -207,7 +206,7 @@ class Batch:
         row, at_fault = user.stored, []
         for record in user.records:
             try:
-                row = self._folded([replace(user, stored=row, records=[record])], encoder)[0]
+                row = self._folded([user._replace(stored=row, records=[record])], encoder)[0]
             except FOR_EVER as error:
                 at_fault.append((record, f"cannot be folded: {error!r}"))
         return row, at_fault
@@ -226,7 +225,7 @@ class Batch:
                 if written:
                     return True
                 stored = current or encoder.empty()
-                user = replace(user, stored=stored, records=unread(stored, user.records))
+                user = user._replace(stored=stored, records=unread(stored, user.records))
                 if not user.records:
                     return True
                 row = self._folded([user], encoder)[0]

@@ -7,13 +7,13 @@ batch has used up of its retries goes on to its halves. Nothing here sleeps: `st
 
 from __future__ import annotations
 
-import base64
+import binascii
 import math
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from functions.core.errors import VitrineError
 
@@ -27,8 +27,7 @@ REPORTS = "ReportBatchItemFailures"
 Handler = Callable[[dict[str, Any]], object]
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """One record of a shard; `sequence` has up to 129 digits, `arrival_s` is seconds since 1970."""
 
     sequence: str
@@ -37,16 +36,14 @@ class Record:
     arrival_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Page:
+class Page(NamedTuple):
     """What one read returned; `end` when the shard is closed and holds nothing after these records."""
 
     records: tuple[Record, ...]
     end: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Shard:
+class Shard(NamedTuple):
     """A shard and those it was split or merged from."""
 
     id: str
@@ -102,8 +99,7 @@ class Checkpoint(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Batch:
+class Batch(NamedTuple):
     """Records that are invoked together; `failures` counts towards the retries, `invocations` says all."""
 
     records: tuple[Record, ...]
@@ -212,13 +208,13 @@ class ShardConsumer:
         return next(fresh, len(batch.records))
 
     def _discard(self, batch: Batch, count: int, condition: str, now: float) -> None:
-        gone = replace(batch, records=batch.records[:count])
+        gone = batch._replace(records=batch.records[:count])
         self._on_failure(discarded(gone, self._shard, self._stream.arn, condition, now))
         self._acknowledge(batch, count)
 
     def _invoke(self, batch: Batch) -> None:
         count, error = self._deliver(batch.records)
-        after = replace(batch, invocations=batch.invocations + 1, error=error)
+        after = batch._replace(invocations=batch.invocations + 1, error=error)
         self._acknowledge(after, count)
         if count == len(batch.records):
             self._failed_in_row = 0
@@ -234,11 +230,11 @@ class ShardConsumer:
         elif self._settings.bisect and len(batch.records) > 1:
             half = len(batch.records) // 2
             parts = [
-                replace(batch, records=batch.records[:half]),
-                replace(batch, records=batch.records[half:]),
+                batch._replace(records=batch.records[:half]),
+                batch._replace(records=batch.records[half:]),
             ]
         else:
-            parts = [replace(batch, failures=batch.failures + 1)]
+            parts = [batch._replace(failures=batch.failures + 1)]
         self._pending.extendleft(reversed(parts))
 
     def _acknowledge(self, batch: Batch, count: int) -> None:
@@ -247,7 +243,7 @@ class ShardConsumer:
             self._checkpoint.save(self._shard, batch.records[count - 1].sequence)
         self._pending.popleft()
         if count < len(batch.records):
-            self._pending.appendleft(replace(batch, records=batch.records[count:]))
+            self._pending.appendleft(batch._replace(records=batch.records[count:]))
 
     def _deliver(self, records: Sequence[Record]) -> tuple[int, str | None]:
         """Invoke once: how many records, from the first on, are done, and the function's error if any."""
@@ -286,17 +282,17 @@ def backoff_s(failed_in_row: int) -> float:
 
 def kinesis_event(records: Sequence[Record], shard: str, arn: str) -> dict[str, Any]:
     """The event a function gets for these records."""
-    return {"Records": [_event_record(record, shard, arn) for record in records]}
-
-
-def _event_record(record: Record, shard: str, arn: str) -> dict[str, Any]:
     region, account = arn.split(":")[3:5]
+    return {"Records": [_event_record(record, shard, arn, region, account) for record in records]}
+
+
+def _event_record(record: Record, shard: str, arn: str, region: str, account: str) -> dict[str, Any]:
     return {
         "kinesis": {
             "kinesisSchemaVersion": "1.0",
             "partitionKey": record.partition_key,
             "sequenceNumber": record.sequence,
-            "data": base64.b64encode(record.data).decode(),
+            "data": binascii.b2a_base64(record.data, newline=False).decode(),
             "approximateArrivalTimestamp": record.arrival_s,
         },
         "eventSource": "aws:kinesis",

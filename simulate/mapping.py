@@ -51,14 +51,18 @@ class Mapping:
     drained: set[str] = field(default_factory=set)
     _delivered: set[tuple[str, str]] = field(default_factory=set)
     _pollers: int = 0
+    _drains: int = 0  # how often `drained` has changed
+    _looked: tuple[int, int, int] = (0, 0, 0)  # shards, readers and drains when `start` last looked
     _died_of: dict[tuple[str, int], int] = field(
         default_factory=dict
     )  # records of the batch that failed last
 
     def start(self) -> None:
         """Begin with the shards whose turn has come."""
-        if len(self.readers) == self.lanes * len(self.log.by_id):
+        now = (len(self.log.by_id), len(self.readers), self._drains)
+        if now == self._looked:
             return
+        self._looked = now
         started = {shard for shard, _ in self.readers}
         for shard in startable(self.log.shards(), started, self.drained):
             for lane in range(self.lanes):
@@ -103,6 +107,7 @@ class Mapping:
         """Another poller takes the lane over, from a checkpoint that is not the last."""
         self.world.happened("checkpoint rewind")
         self.drained.discard(reader.shard)
+        self._drains += 1
         key = (reader.shard, reader.lane)
         self.checkpoints.pop(key, None)
         if to is not None:
@@ -159,6 +164,7 @@ class Mapping:
         lanes = [self.readers[shard, lane] for lane in range(self.lanes)]
         if all(reader.consumer.drained for reader in lanes):
             self.drained.add(shard)
+            self._drains += 1
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ import zlib
 from bisect import bisect_right
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 from local.event_source import Page, Record, Shard
 from simulate.reference import event_hash
@@ -20,6 +21,7 @@ SLOTS = 64  # of the hash of a partition key
 MAX_SHARDS = 4
 
 
+@lru_cache(256)
 def slot_of(partition_key: str) -> int:
     """Where a partition key lies."""
     return zlib.crc32(partition_key.encode()) % SLOTS
@@ -50,8 +52,7 @@ class OpenShard:
         return not any(self.records)
 
 
-@dataclass(frozen=True)
-class Logged:
+class Logged(NamedTuple):
     """A record and what it is: a user's event or erasure, or poison if nobody can read it."""
 
     shard: str
@@ -121,7 +122,10 @@ class SimulatedLog:
     def shard_of(self, partition_key: str) -> OpenShard:
         """The open shard that takes a key."""
         slot = slot_of(partition_key)
-        return next(s for s in self.by_id.values() if s.open and s.low <= slot < s.high)
+        for shard in self.by_id.values():
+            if shard.open and shard.low <= slot < shard.high:
+                return shard
+        raise LookupError(f"slot {slot}; expected one of an open shard")
 
     def split(self, shard: OpenShard) -> list[OpenShard]:
         """Close a shard and open its two children."""

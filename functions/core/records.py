@@ -36,12 +36,13 @@ def _refuse(constant: str) -> NoReturn:
 
 
 JSON = json.JSONDecoder(parse_constant=_refuse)
+WRITER = json.JSONEncoder(allow_nan=False, separators=(",", ":"))
 
 
 def encode_record(user_key: str, event: Mapping[str, Any]) -> bytes:
     """The record for one event, as received; raises InvalidEvent for one that no reader would take."""
     try:
-        data = json.dumps({"user_key": user_key, "event": event}, allow_nan=False, separators=(",", ":"))
+        data = WRITER.encode({"user_key": user_key, "event": event})
     except (ValueError, RecursionError) as error:
         raise InvalidEvent("event", type(error).__name__, "JSON with finite numbers, not too deep") from error
     if len(data) > MAX_RECORD_BYTES:
@@ -51,7 +52,7 @@ def encode_record(user_key: str, event: Mapping[str, Any]) -> bytes:
 
 def encode_erasure(user_key: str, receipt: bytes) -> bytes:
     """The record that erases a user."""
-    return json.dumps({"user_key": user_key, "erase": receipt.hex()}, separators=(",", ":")).encode()
+    return WRITER.encode({"user_key": user_key, "erase": receipt.hex()}).encode()
 
 
 def decode_record(data: bytes, now_s: int) -> tuple[str, Event | Erasure]:

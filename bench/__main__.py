@@ -16,6 +16,7 @@ MEASUREMENTS = {
     "performance": "bench.performance",
     "scoring": "bench.scoring",
     "step": "bench.step",
+    "softmax": "bench.softmax",
     "stream": "bench.stream",
     "swap": "bench.swap",
     "training": "bench.training",

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,8 @@ from typing import Any
 from functions.core.errors import VitrineError
 from train.card import CARD
 from train.engines import ENGINES
-from train.fit import UNFINISHED, process_group
+from train.fit import UNFINISHED
+from train.group import command, process_group, speaks_for_its_machine
 from train.options import LOSSES, Options
 from train.report import Report
 from train.run import METRICS, Asked, run
@@ -55,12 +55,15 @@ def _failed(why: str) -> int:
 
 def _interrupted(interrupt: KeyboardInterrupt, out: Path, given: list[str]) -> int:
     """Say where it stopped and how it goes on; 128 + the signal's number, as shells count."""
+    status = 128 + interrupt.number if isinstance(interrupt, Stopped) else INTERRUPTED
+    if not speaks_for_its_machine():
+        return status
     where = f" by {interrupt}" if isinstance(interrupt, Stopped) else ""
     print(f"interrupted{where}", file=sys.stderr)
     if (out / UNFINISHED).exists() or (out / SEARCH).exists() or list(out.glob(f"trials/*/{UNFINISHED}")):
         again = given if "--resume" in given else [*given, "--resume"]
-        print(f"go on with: python -m train {shlex.join(again)}", file=sys.stderr)
-    return 128 + interrupt.number if isinstance(interrupt, Stopped) else INTERRUPTED
+        print(f"go on with: {command('train', again)}", file=sys.stderr)
+    return status
 
 
 def _tell(report: Report, asked: Asked) -> None:

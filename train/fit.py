@@ -8,14 +8,13 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
@@ -24,6 +23,7 @@ from functions.core.features import ItemFeatures, Vocabulary
 from train.checkpoint import Meta, save
 from train.dataset import Batch, held_out, histories
 from train.evaluate import CUTS, metrics
+from train.group import gathered, highest, is_first, of_the_first, rank, size
 from train.log import Interactions
 from train.options import Options
 from train.split import Split
@@ -33,6 +33,10 @@ from train.trainer import Trainer
 
 STOP_ON = "ndcg@10"
 UNFINISHED = "unfinished.pt"
+OTHER_SIZE = (
+    "left by {before} process(es), going on with {now}: the same batches, but other random numbers (dropout, "
+    "sampled items) than the run would have drawn, so other weights than it would have ended at"
+)
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
 
 
@@ -63,7 +67,10 @@ class History:
 
 @dataclass
 class Place:
-    """How far a run is: in this epoch, `step` batches are behind it, with these losses."""
+    """How far a run is: in this epoch, `step` batches are behind it, with these losses.
+
+    losses: this process's; their mean over the group is the batches'.
+    """
 
     epoch: int = 0
     step: int = 0
@@ -103,11 +110,12 @@ class Run:
             self._step(rows, step)
             bar.update()
             self.place.step = step + 1
-            self._save_now_and_then()
-            if number := _agreed(came(), self.trainer.device):
+            number, due = highest([came(), self._is_due()], self.trainer.device)
+            if number or due:
                 self.save_unfinished()
+            if number:
                 raise Stopped(number, f"epoch {self.place.epoch}, step {step}")
-        losses = self.place.losses
+        losses = _mean(gathered(self.place.losses))
         self.place = Place(self.place.epoch + 1)
         items = self.trainer.towers.shape.items
         ranked = metrics(self.trainer.top(self.held, CUTS[-1]), self.held.targets, items)
@@ -118,7 +126,7 @@ class Run:
         if part:
             where = f"epoch {self.place.epoch}, step {step}"
             horizon = self.options.average * self.per_epoch
-            self.place.losses.append(self.trainer.step(part[0], where, part[1], horizon))
+            self.place.losses.append(part[1] * self.trainer.step(part[0], where, part[1], horizon))
 
     def _part(self, rows: Tensor) -> tuple[Batch, float] | None:
         """This process's part of a batch, and the weight with which the processes' mean is the batch's.
@@ -130,10 +138,10 @@ class Run:
         batch = self.train.batch(rows)
         if not batch.pairs:
             return None
-        if not dist.is_initialized() or len(rows) < dist.get_world_size():
+        if size() == 1 or len(rows) < size():
             return batch, 1.0
-        mine = self.train.batch(rows[dist.get_rank() :: dist.get_world_size()])
-        return mine, dist.get_world_size() * mine.pairs / batch.pairs
+        mine = self.train.batch(rows[rank() :: size()])
+        return mine, size() * mine.pairs / batch.pairs
 
     def _batches(self, epoch: int) -> list[Tensor]:
         """Cut the epoch's windows; its batches: the same for every process, and again after a restart."""
@@ -141,17 +149,21 @@ class Run:
         self.train = self.histories.cut(self.options.window, shuffle)
         return self.train.batches(self.events, shuffle)
 
-    def _save_now_and_then(self) -> None:
-        if time.monotonic() - self.saved_at >= self.options.save_every_s:
-            self.save_unfinished()
+    def _is_due(self) -> bool:
+        return time.monotonic() - self.saved_at >= self.options.save_every_s
 
     def save_unfinished(self) -> None:
-        """Write what a killed run goes on from; a reader sees the old file or the new one, whole."""
-        if _first():
+        """Write what a killed run goes on from; a reader sees the old file or the new one, whole.
+
+        All processes of the group come here together: each has random numbers and losses of its own.
+        """
+        processes = gathered({"random": self.trainer.random(), "losses": self.place.losses})
+        if is_first():
             state = {
                 "identity": self.identity,
                 "trainer": self.trainer.state(),
-                "place": asdict(self.place),
+                "processes": processes,
+                "place": {"epoch": self.place.epoch, "step": self.place.step},
                 "epochs": [asdict(epoch) for epoch in self.history.epochs],
                 "best": self.history.best,
             }
@@ -163,18 +175,29 @@ class Run:
     def resume(self) -> bool:
         """Go on from an unfinished run; False where there is none. Raises CannotResume if it was another."""
         path = self.out / UNFINISHED
-        if not path.is_file():
+        state = of_the_first(lambda: _read(path) if path.is_file() else None)
+        if state is None:
             return False
-        state = torch.load(path, map_location="cpu", weights_only=True)
         if state["identity"] != self.identity:
             raise CannotResume(
                 f"{path}: left by a run on another log, catalogue, shape or options; expected "
                 f"{self.identity}, found {state['identity']}; run without --resume to start anew"
             )
         self.trainer.restore(state["trainer"])
-        self.place = Place(**state["place"])
+        self.place = Place(**state["place"], losses=self._own(state["processes"]))
         self.history = History([Epoch(**epoch) for epoch in state["epochs"]], state["best"])
         return True
+
+    def _own(self, processes: list[dict[str, Any]]) -> list[float]:
+        """Take up the random numbers that this process left; its losses, of whose mean a new group knows."""
+        if rank() < len(processes):
+            self.trainer.restore_random(processes[rank()]["random"])
+        losses: list[list[float]] = [process["losses"] for process in processes]
+        if len(processes) == size():
+            return losses[rank()]
+        if is_first():
+            print(OTHER_SIZE.format(before=len(processes), now=size()), flush=True)
+        return _mean(losses)
 
 
 def fit(
@@ -192,18 +215,19 @@ def fit(
     """Train both towers on `parts.train` and keep the epoch that best ranks `parts.targets`, in `out`.
 
     TensorBoard logs go beside the checkpoint. features: content of the log's `item_ids`, row by row. One seed
-    gives the same weights on one machine, also when the run was killed and resumed. In a process group
-    (torchrun) each process takes its part of every batch, and the first one writes. `watch` is called after
-    every epoch, and on resuming; it may end the run by raising. `keep_state`: what `resume` goes on from is
-    left there at the end, too. Raises ValueError on sizes that contradict each other, Diverged, naming epoch
-    and step, on a loss that is not finite, CannotResume, and Stopped after a step in which SIGINT or SIGTERM
-    came.
+    gives the same weights on one machine, also when the run was killed and resumed by as many processes. In a
+    process group (torchrun) each process takes its part of every batch, and the first one writes. `watch` is
+    called after every epoch, and on resuming; it may end the run by raising. `keep_state`: what `resume` goes
+    on from is left there at the end, too. Raises ValueError on sizes that contradict each other, Diverged,
+    naming epoch and step, on a loss that is not finite, CannotResume, and Stopped after a step in which
+    SIGINT or SIGTERM came.
     """
     _check(parts.train, features, shape)
-    _keep_freed_memory()
+    keep_freed_memory()
     run = Run(parts, features, shape, options, out)
     if resume and run.resume():
-        print(f"going on in epoch {run.place.epoch}, at step {run.place.step}", flush=True)
+        if is_first():
+            print(f"going on in epoch {run.place.epoch}, at step {run.place.step}", flush=True)
         if watch:
             watch(run.history)
     with _board(out) as board, _bar(run) as bar, stop_signal() as came:
@@ -216,44 +240,26 @@ def fit(
             run.save_unfinished()
             if watch:
                 watch(run.history)
-    if _first() and not keep_state:
+    if is_first() and not keep_state:
         (out / UNFINISHED).unlink(missing_ok=True)
     return run.history
 
 
+def _read(path: Path) -> dict[str, Any]:
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return state
+
+
+def _mean(losses: list[list[float]]) -> list[float]:
+    """The batches' losses, of every process's part in them."""
+    return [sum(parts) / len(parts) for parts in zip(*losses, strict=True)]
+
+
 def _keep(run: Run, log: Interactions, vocabulary: Vocabulary) -> None:
     """Write the checkpoint of the newest epoch."""
-    if _first():
+    if is_first():
         _serve_unseen_kinds_as_other(run.trainer.towers, log)
         save(run.out, run.trainer.towers, _meta(log, vocabulary, run.history.epochs[-1]))
-
-
-@contextmanager
-def process_group() -> Iterator[bool]:
-    """Join the processes that torchrun started, if it did; whether this is the one that writes."""
-    if "RANK" in os.environ:
-        gpu = torch.cuda.is_available()
-        if gpu:
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        dist.init_process_group("nccl" if gpu else "gloo")
-    try:
-        yield _first()
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
-
-
-def _first() -> bool:
-    return not dist.is_initialized() or dist.get_rank() == 0
-
-
-def _agreed(number: int, device: torch.device) -> int:
-    """The signal that came to any process of the group, so that all of them stop after the same step."""
-    if not dist.is_initialized():
-        return number
-    highest = torch.tensor(number, device=device)
-    dist.all_reduce(highest, dist.ReduceOp.MAX)
-    return int(highest)
 
 
 @torch.no_grad()
@@ -277,7 +283,7 @@ def identity(log: Interactions, features: ItemFeatures, shape: Shape, options: O
 
 
 def _board(out: Path) -> AbstractContextManager[SummaryWriter | None]:
-    return SummaryWriter(str(out / "tensorboard")) if _first() else nullcontext()
+    return SummaryWriter(str(out / "tensorboard")) if is_first() else nullcontext()
 
 
 def _report(board: SummaryWriter | None, bar: Any, number: int, epoch: Epoch) -> None:
@@ -286,7 +292,7 @@ def _report(board: SummaryWriter | None, bar: Any, number: int, epoch: Epoch) ->
             board.add_scalar(name.replace("@", "_at_"), value, number)
     shown = {"epoch": number, "loss": f"{epoch.loss:.3f}", "validation": f"{epoch.metrics[STOP_ON]:.4f}"}
     bar.set_postfix(shown)
-    if bar.disable and _first():  # no terminal to draw a bar on
+    if bar.disable and is_first():  # no terminal to draw a bar on
         print(", ".join(f"{name} {value}" for name, value in shown.items()), flush=True)
 
 
@@ -301,7 +307,7 @@ def _meta(log: Interactions, vocabulary: Vocabulary, epoch: Epoch) -> Meta:
     return Meta(tuple(map(str, log.item_ids)), vocabulary.names(), int(log.time_s.max()), epoch.metrics)
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Let glibc reuse a step's large buffers instead of returning them to the kernel page by page.
 
     A third of a CPU step otherwise goes into page faults (docs/experiments.md). Elsewhere it does nothing.

@@ -23,7 +23,7 @@ class Options:
     average: float = 1.0  # epochs that the average of the weights looks back; 0: the last weights themselves
     clip: float = 1.0
     history: str = "free"  # what a user has met, in validation and in the softmax over every item: train.met
-    softmax_budget: int = 2**28  # items x positions up to which every item is scored
+    full_softmax_items: int = 27_962  # up to so many every item is scored; beyond, a sample of them
     negatives: int = 1024
     from_batch: int = 512
     save_every_s: float = 60.0  # seconds between two states that a killed run goes on from
@@ -48,5 +48,5 @@ class Options:
             raise ValueError(f"options.history is {self.history!r}; expected one of {list(HISTORIES)}")
 
     def scores_every(self, items: int) -> bool:
-        """Whether the softmax is over every one of `items`, also for the largest batch."""
-        return items * self.batch * self.window <= self.softmax_budget
+        """Whether the loss is a softmax over every one of `items`: the same for all batches of a run."""
+        return self.loss == "softmax" and items <= self.full_softmax_items

@@ -57,9 +57,8 @@ class Objective(nn.Module):
         self.in_context = has_context(log)
         self.towers.context.requires_grad_(self.in_context)
         self.history = options.history if options.loss == "softmax" else "free"
-        self.repeats = RepeatTerm().requires_grad_(
-            self.history == "weighed" and options.scores_every(shape.items)
-        )
+        self.scores_every = options.scores_every(shape.items)
+        self.repeats = RepeatTerm().requires_grad_(self.history == "weighed" and self.scores_every)
         targets = torch.from_numpy(log.item[liked(log)].astype(np.int64))  # what is shown is none
         counts = torch.bincount(targets, minlength=shape.items)
         self.register_buffer("popularity", (counts / counts.sum().clamp(min=1)).float(), persistent=False)
@@ -109,7 +108,7 @@ class Objective(nn.Module):
         if not len(target):  # another process has targets; every weight takes part, with a gradient of zero
             embeddings = self.embed(batch.item.flatten()).view(*batch.item.shape, -1)
             return self.vectors(embeddings, batch).sum() * 0.0 + self.repeats.weight * 0.0
-        if self.options.loss == "softmax" and len(self.learnt) * len(target) <= self.options.softmax_budget:
+        if self.scores_every:
             embeddings = self.embed(self.learnt)
             vectors = self.vectors(F.embedding(self.place[batch.item], embeddings), batch)[known]
             extra = self._extra(batch, known, target)
@@ -238,15 +237,18 @@ class Trainer:
         return torch.cat(best).numpy()
 
     def state(self) -> dict[str, Any]:
-        """All that the next step depends on, random numbers included."""
+        """All that the next step depends on and every process of a group has alike."""
         return {
             "objective": self.objective.state_dict(),
             "averaged": self.averaged.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "done": self.done,
-            "random": torch.get_rng_state(),
-            "random_device": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
         }
+
+    def random(self) -> dict[str, Tensor | None]:
+        """Where this process is in its random numbers, the CPU's and the device's."""
+        on_device = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
+        return {"cpu": torch.get_rng_state(), "device": on_device}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from what `state` returned."""
@@ -254,9 +256,13 @@ class Trainer:
         self.averaged.load_state_dict(state["averaged"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.done = state["done"]
-        torch.set_rng_state(state["random"].cpu())
-        if state["random_device"] is not None:
-            torch.cuda.set_rng_state(state["random_device"].cpu(), self.device)
+
+    def restore_random(self, state: dict[str, Tensor | None]) -> None:
+        """Go on in the random numbers from where `random` found them."""
+        if state["cpu"] is not None:
+            torch.set_rng_state(state["cpu"].cpu())
+        if state["device"] is not None and self.device.type == "cuda":
+            torch.cuda.set_rng_state(state["device"].cpu(), self.device)
 
 
 CPU = torch.device("cpu")

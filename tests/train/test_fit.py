@@ -61,7 +61,7 @@ def test_learns_that_each_item_is_followed_by_the_next(tmp_path: Path) -> None:
 
 
 def test_learns_it_from_a_sample_of_the_items_as_well(tmp_path: Path) -> None:
-    history = train(tmp_path, dataclasses.replace(QUICK, softmax_budget=0, negatives=1000, from_batch=64))
+    history = train(tmp_path, dataclasses.replace(QUICK, full_softmax_items=0, negatives=1000, from_batch=64))
     assert history.epochs[history.best].metrics["mrr@10"] > 0.9
 
 
@@ -106,9 +106,9 @@ def test_divergence_says_where() -> None:
         trainer.step(batch, "epoch 3, step 7")
 
 
-@pytest.mark.parametrize("budget", [0, 2**28])
-def test_half_precision_computes_nearly_the_same_loss(budget: int) -> None:
-    trainer = Trainer(circle(), features(), SHAPE, dataclasses.replace(QUICK, softmax_budget=budget), 10)
+@pytest.mark.parametrize("most", [0, 100_000])
+def test_half_precision_computes_nearly_the_same_loss(most: int) -> None:
+    trainer = Trainer(circle(), features(), SHAPE, dataclasses.replace(QUICK, full_softmax_items=most), 10)
     trainer.objective.eval()
     batch = everything(histories(circle()).cut(QUICK.window)).to(trainer.device)
     torch.manual_seed(0)
@@ -118,6 +118,21 @@ def test_half_precision_computes_nearly_the_same_loss(budget: int) -> None:
         half = trainer.loss(batch)
     assert half.dtype == torch.float32
     assert half.item() == pytest.approx(whole, abs=1e-2)
+
+
+@pytest.mark.parametrize(("most", "expected"), [(ITEMS, {"full"}), (ITEMS - 1, {"sampled"})])
+def test_one_loss_for_every_batch_of_a_run(
+    most: int, expected: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used = set()
+    for name, loss in (("full", full_softmax), ("sampled", sampled_softmax)):
+        monkeypatch.setattr(
+            f"train.trainer.{name}_softmax", lambda *given, n=name, f=loss: used.add(n) or f(*given)
+        )
+    trainer = Trainer(circle(), features(), SHAPE, dataclasses.replace(QUICK, full_softmax_items=most), 10)
+    for windows in (1, 4, 60):
+        trainer.loss(histories(circle()).cut(QUICK.window).batch(torch.arange(windows)).to(trainer.device))
+    assert used == expected
 
 
 def everything(made: Windows) -> Batch:

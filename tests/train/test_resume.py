@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import signal
 import subprocess
 import sys
@@ -19,11 +20,11 @@ from train.fit import UNFINISHED, CannotResume
 
 NEVER = -1
 PROGRAM = """
-import os, signal, sys
+import json, os, signal, sys
 from pathlib import Path
 from tests.train import resumed
 from train import trainer
-from train.fit import process_group
+from train.group import process_group, rank
 from train.trainer import Trainer
 
 out, dropout, die_at = Path(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])
@@ -36,15 +37,56 @@ def step(self, *arguments):
     return take(self, *arguments)
 Trainer.step = step
 with process_group():
-    resumed.run(out, dropout, log=getattr(resumed, sys.argv[4])())
+    history = resumed.run(out, dropout, log=getattr(resumed, sys.argv[4])())
+    losses = [epoch.loss for epoch in history.epochs]
+    (out / f"losses{rank()}.json").write_text(json.dumps(losses))
 """
+ENDED = """
+import json, shutil, sys
+from pathlib import Path
+from tests.train import resumed
+from train.group import is_first, process_group
+from train.trainer import Trainer
+
+class Ended(Exception):
+    pass
+
+def run(name):
+    history = resumed.run(folder / name, dropout=0.2)
+    if is_first():
+        (folder / name / "losses.json").write_text(json.dumps([epoch.loss for epoch in history.epochs]))
+
+take, folder = Trainer.step, Path(sys.argv[1])
+def step(self, *arguments):
+    if self.done == 4:
+        raise Ended
+    return take(self, *arguments)
+
+with process_group():
+    run("whole")
+    Trainer.step = step
+    try:
+        run("ended")
+    except Ended:
+        Trainer.step = take
+    if is_first():
+        shutil.copytree(folder / "ended", folder / "smaller")
+    run("ended")
+"""
+IN_TWO = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
 
 def start(*launcher: str, out: Path, dropout: float, die_at: int, log: str = "walks") -> int:
     """Run PROGRAM in a process of its own, on a log of `tests.train.resumed`; its exit status."""
-    program = out.parent / "program.py"
-    program.write_text(PROGRAM)
-    command = [sys.executable, *launcher, str(program), str(out), str(dropout), str(die_at), log]
+    return execute(
+        PROGRAM, *launcher, folder=out.parent, arguments=[str(out), str(dropout), str(die_at), log]
+    )
+
+
+def execute(text: str, *launcher: str, folder: Path, arguments: list[str]) -> int:
+    program = folder / "program.py"
+    program.write_text(text)
+    command = [sys.executable, *launcher, str(program), *arguments]
     root = str(Path(__file__).parents[2])
     environment = {"PYTHONPATH": root, "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
     return subprocess.run(command, env=environment, cwd=root, timeout=300).returncode
@@ -90,10 +132,22 @@ def test_two_processes_learn_what_one_learns(
 ) -> None:
     monkeypatch.setattr("train.trainer._half_pays", lambda device: False)  # sums in bfloat16 differ by split
     one = run(tmp_path / "one", dropout=0.0, log=getattr(resumed, log)())
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    assert start(*launcher, out=tmp_path / "two", dropout=0.0, die_at=NEVER, log=log) == 0
+    assert start(*IN_TWO, out=tmp_path / "two", dropout=0.0, die_at=NEVER, log=log) == 0
     for a, b in zip(
         load(tmp_path / "one")[0].parameters(), load(tmp_path / "two")[0].parameters(), strict=True
     ):
         torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-3)
     assert load(tmp_path / "two")[1].metrics == pytest.approx(dict(one.epochs[one.best].metrics), abs=1e-6)
+    losses = [json.loads((tmp_path / "two" / f"losses{rank}.json").read_text()) for rank in range(2)]
+    assert losses[0] == losses[1] == pytest.approx([epoch.loss for epoch in one.epochs], rel=1e-4)
+
+
+def test_a_group_that_ended_goes_on_to_the_same_weights(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each process drops out by random numbers of its own; another number of them goes on, and says so."""
+    assert execute(ENDED, *IN_TWO, folder=tmp_path, arguments=[str(tmp_path)]) == 0
+    for name in (WEIGHTS, "losses.json"):
+        assert (tmp_path / "ended" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert len(run(tmp_path / "smaller", dropout=0.2).epochs) == OPTIONS.epochs
+    assert "left by 2 process(es), going on with 1: the same batches, but other" in capsys.readouterr().out

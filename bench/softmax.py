@@ -16,6 +16,8 @@ import sys
 from dataclasses import replace
 from functools import partial
 
+import torch
+
 from bench.device import describe, interleaved
 from bench.training import full_batch, synthetic_log, trainer_of
 from train.fit import keep_freed_memory
@@ -32,18 +34,21 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench softmax", description=__doc__)
     parser.add_argument("--items", type=int, nargs="+", default=list(SIZES))
     parser.add_argument("--steps", type=int, default=4, help="timed steps of each loss")
+    parser.add_argument("--threads", type=int, default=1, help="of the CPU")
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)  # what the process for a size does
     options = parser.parse_args(arguments)
     if options.one:
+        torch.set_num_threads(options.threads)
         print(json.dumps(measure(options.one, options.steps)))
         return 0
-    found = [_apart(items, options.steps) for items in options.items]
+    found = [_apart(items, options) for items in options.items]
     print(_table(found))
     return 0
 
 
-def _apart(items: int, steps: int) -> dict[str, object]:
-    command = [sys.executable, "-m", "bench", "softmax", "--one", str(items), "--steps", str(steps)]
+def _apart(items: int, options: argparse.Namespace) -> dict[str, object]:
+    asked = {"--one": items, "--steps": options.steps, "--threads": options.threads}
+    command = [sys.executable, "-m", "bench", "softmax", *(str(x) for pair in asked.items() for x in pair)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     found: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
     return found

@@ -14,6 +14,7 @@ from functions.core.events import IMPRESSION, KINDS
 from functions.core.features import gap_bucket, value_bucket
 from train.context import event_codes
 from train.log import Interactions
+from train.split import events_of
 
 DISMISS = KINDS["dismiss"]  # advances the state, but is nothing to predict
 STEPS_PER_EPOCH = 50  # at least, where a small log would be a handful of full batches
@@ -169,7 +170,9 @@ def histories(log: Interactions) -> Histories:
     columns, _, first, last = _by_user(log)
     some = last - first > 1
     if not some.any():
-        raise ValueError(f"{len(log.user)} events, no training pair; expected a user with 2 events or more")
+        raise ValueError(
+            f"{events_of(log)} to learn from, no training pair; expected a user with 2 events or more"
+        )
     return Histories(columns, *(torch.from_numpy(bound[some]) for bound in (first, last - 1)))
 
 
@@ -179,7 +182,7 @@ def held_out(log: Interactions, targets: Mapping[int, NDArray[np.int64]], length
     wanted = np.intersect1d(user[first], np.array(list(targets), np.int64))
     if not wanted.size:
         raise ValueError(
-            f"{len(log.user)} events, no user to validate on; expected one with 3 events or more"
+            f"{events_of(log)} to learn from, no user to validate on; expected one with 3 events or more"
         )
     at = np.searchsorted(user[first], wanted)
     start = np.maximum(first[at], last[at] - length)

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from functions.core.events import IMPRESSION
+from functions.core.events import IMPRESSION, KINDS
+from train.baselines.ranking import liked
 from train.log import Interactions
 
 SPLITS = ("time", "leave-one-out")
@@ -29,24 +30,45 @@ class Split:
 def split(log: Interactions, how: str, most_users: int = MOST_USERS, seed: int = 0) -> Split:
     """Split by time (the latest tenth is the test) or leave each user's last event out.
 
-    Only users with a history are tested, at most `most_users` of them, drawn by `seed`. Raises ValueError for
-    another `how`, or where no user can be tested.
+    What was shown or dismissed is nothing to be found; dismissals after the event that is left out are out,
+    too. Only users with a history are tested, at most `most_users` of them, drawn by `seed`. Raises
+    ValueError for another `how`, or where no user can be tested.
     """
     if how not in SPLITS:
         raise ValueError(f"split: {how!r}; expected one of {list(SPLITS)}")
-    counted = log.kind != IMPRESSION
-    test = _latest(log, counted) if how == "time" else _last_of_each(log, counted)
+    counted, wanted = log.kind != IMPRESSION, np.zeros(len(log.user), bool)
+    wanted[liked(log)] = True
+    test = _latest(log, counted) if how == "time" else _from_the_last_of_each(log, counted, wanted)
     with_history = np.zeros(len(log.user_ids), bool)
     with_history[log.user[counted & ~test]] = True
-    users = np.unique(log.user[test])
+    users = np.unique(log.user[test & wanted])
     users = users[with_history[users]]
     if not users.size:
-        raise ValueError(
-            f"{len(log.user)} events, split by {how}: no user of the test part has a history; "
-            f"expected a log that covers a longer time{', or --split leave-one-out' * (how == 'time')}"
-        )
+        raise ValueError(_nobody_to_test(log, how, int(wanted.sum())))
     chosen = np.sort(np.random.default_rng(seed).permutation(users)[:most_users])
-    return Split(take(log, ~test), _targets(log.user[test], log.item[test], chosen))
+    return Split(take(log, ~test), _targets(log.user[test & wanted], log.item[test & wanted], chosen))
+
+
+def _nobody_to_test(log: Interactions, how: str, wanted: int) -> str:
+    if not wanted:
+        return f"{events_of(log)}; expected events that say what a user wanted, such as views or purchases"
+    if how != "time":
+        return (
+            f"{events_of(log)}, split by {how}: no user has a history; expected users with 2 events or more"
+        )
+    at_once = ", all in one second" * bool(log.time_s.min() == log.time_s.max())
+    return (
+        f"{events_of(log)}{at_once}, split by time: no user of the test part has a history; "
+        "expected a log that covers a longer time, or --split leave-one-out"
+    )
+
+
+def events_of(log: Interactions) -> str:
+    """How many events a log has, and how many of them are nothing that a user wanted."""
+    names = {"impressions": IMPRESSION, "dismissals": KINDS["dismiss"]}
+    counts = {name: int((log.kind == kind).sum()) for name, kind in names.items()}
+    of_which = " and ".join(f"{count:,} {name}" for name, count in counts.items() if count)
+    return f"{len(log.user):,} events" + (f" ({of_which} among them)" if of_which else "")
 
 
 def _latest(log: Interactions, counted: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -57,11 +79,15 @@ def _latest(log: Interactions, counted: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return test
 
 
-def _last_of_each(log: Interactions, counted: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    test = np.zeros(len(log.user), bool)
-    at = np.flatnonzero(counted)
-    _, from_the_end = np.unique(log.user[at][::-1], return_index=True)
-    test[at[len(at) - 1 - from_the_end]] = True
+def _from_the_last_of_each(
+    log: Interactions, counted: NDArray[np.bool_], wanted: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    """Each user's last wanted event, and what came after it."""
+    at = np.flatnonzero(wanted)
+    users, from_the_end = np.unique(log.user[at][::-1], return_index=True)
+    last = np.full(len(log.user_ids), len(log.user))
+    last[users] = at[len(at) - 1 - from_the_end]
+    test: NDArray[np.bool_] = counted & (np.arange(len(log.user)) >= last[log.user])
     return test
 
 

@@ -72,7 +72,7 @@ def test_all_events_in_one_second(tmp_path: Path, capsys: pytest.CaptureFixture[
     rows = [(f"u{n % 4}", f"i{n}", START_S) for n in range(40)]
     assert train(tmp_path, rows) == 1
     error = capsys.readouterr().err
-    assert "a log that covers a longer time, or --split leave-one-out" in error
+    assert "all in one second" in error and "longer time, or --split leave-one-out" in error
     assert "Traceback" not in error
     assert train(tmp_path, rows, "--split", "leave-one-out") == 0
     assert report(tmp_path)["data"]["users"] == 4
@@ -84,6 +84,26 @@ def test_too_little_to_learn_from(
 ) -> None:
     assert train(tmp_path, rows) == 1
     assert "no user of the test part has a history" in capsys.readouterr().err
+    assert train(tmp_path, rows, "--split", "leave-one-out") == 1
+    assert "no user has a history; expected users with 2 events or more" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("kinds", "said"),
+    [
+        (["impression"] * 40, "40 events (40 impressions among them); expected events that say what a user"),
+        (["dismiss"] * 40, "40 events (40 dismissals among them); expected events that say what a user"),
+        (["impression"] * 37 + ["view"] * 3, "(37 impressions among them) to learn from, no training pair"),
+    ],
+)
+@pytest.mark.parametrize("how", ["time", "leave-one-out"])
+def test_a_log_of_what_was_shown_names_the_cause(
+    tmp_path: Path, kinds: list[str], said: str, how: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [f"u0,i{n % 6},{kind},{START_S + 3600 * n}" for n, kind in enumerate(kinds)]
+    (tmp_path / "log.csv").write_text("\n".join(["user_id,item_id,type,time", *lines]))
+    assert main(["--events", str(tmp_path / "log.csv"), "--out", str(tmp_path / "o"), "--split", how]) == 1
+    assert said in capsys.readouterr().err
 
 
 def test_a_catalogue_and_a_log_that_share_no_item(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

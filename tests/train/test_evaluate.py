@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import train.evaluate
-from functions.core.events import EVENT_TYPES
+from functions.core.events import EVENT_TYPES, KINDS
 from functions.core.fold import fold
 from tests.core.toy_encoder import toy_encoder
 from train.__main__ import main
@@ -49,6 +49,18 @@ def test_a_split_by_time_learns_nothing_from_the_test_part() -> None:
     parts = split(interactions([0, 1] * 10, list(range(20))), "time")
     assert parts.train.time_s.max() < 18
     assert {u: t.tolist() for u, t in parts.targets.items()} == {0: [18], 1: [19]}
+
+
+@pytest.mark.parametrize("how", ["time", "leave-one-out"])
+def test_what_is_dismissed_is_nothing_to_be_found(how: str) -> None:
+    """Nor is it learnt from, where it came after what has to be found."""
+    log = interactions([0, 1] * 10, list(range(20)))
+    kind = log.kind.copy()
+    kind[[16, 19]] = KINDS["dismiss"]
+    parts = split(replace(log, kind=kind), how)
+    expected = {"time": {0: [18]}, "leave-one-out": {0: [18], 1: [17]}}[how]
+    assert {u: t.tolist() for u, t in parts.targets.items()} == expected
+    assert 16 in parts.train.item and not {18, 19} & set(parts.train.item.tolist())
 
 
 def test_a_user_without_a_history_is_not_tested() -> None:

@@ -33,7 +33,8 @@ class SVD:
         factors = min(self.factors, min(matrix.shape) - 1)
         if factors < 1:  # one user or one item: there is nothing to factorise
             return Popularity().fit(log)
-        model = TruncatedSVD(factors, random_state=self.seed).fit(matrix)
+        with np.errstate(invalid="ignore"):  # shares of a variance of zero, where all users are alike
+            model = TruncatedSVD(factors, random_state=self.seed).fit(matrix)
         components = model.components_.astype(np.float32)
         return lambda users: (matrix[users] @ components.T) @ components
 

@@ -62,31 +62,53 @@ def few_events(report: Mapping[str, Any], path: Path) -> Path:
 
 
 def freshness(report: Mapping[str, Any], path: Path) -> Path:
-    """What `train.prequential.summary` found: each state's NDCG@10, and by events missed."""
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=(2, 3))
+    """What `train.prequential.summary` found: NDCG@10 of each state, and where it had missed events."""
+    figure = Figure(figsize=(14, 4.2), layout="constrained")
+    left, middle, right = figure.subplots(1, 3, width_ratios=(2, 2, 3))
     _bars(left, {state: of[NDCG] for state, of in report["states"].items()})
-    order = _in_order(report["staleness"].values())
-    for state, parts in report["staleness"].items():
-        names = [order.index(bucket) for bucket in parts]
-        _line(
-            right,
-            names,
-            [part["frozen"][NDCG] for part in parts.values()],
-            COLOURS[state],
-            "-",
-            LABELS[state],
-        )
-        _line(right, names, [part["fresh"][NDCG] for part in parts.values()], COLOURS[state], ":", "")
-    right.plot([], [], color="grey", linestyle=":", label="fresh, the same events")
-    right.set_xticks(range(len(order)), order)
-    right.set_xlabel("user's events since the state was written")
-    right.set_ylabel("NDCG@10")
-    right.legend(frameon=False, title="state written")
-    figure.suptitle(f"{report['events']:,} events of {report['users']:,} users, 95 % intervals over users")
+    left.set_title(f"all {report['events']:,} events of {report['users']:,} users", fontsize=9)
+    _pairs(middle, report["missed"])
+    _by_staleness(right, report["staleness"])
+    figure.suptitle("fresh state and state written now and then, 95 % intervals over users")
     return _save(figure, path)
 
 
+def _pairs(axes: Axes, missed: Mapping[str, Any]) -> None:
+    """A state beside the fresh one, on the events before which it had missed something."""
+    for at, (state, of) in enumerate(missed.items()):
+        for shift, which, colour in ((-0.2, "fresh", COLOURS["fresh"]), (0.2, "frozen", COLOURS[state])):
+            estimate = of[which][NDCG]
+            axes.bar(at + shift, estimate["mean"], 0.38, color=colour, yerr=_around([estimate]), capsize=4)
+    axes.set_xticks(
+        range(len(missed)), [f"{LABELS[state]}\n{of['events']:,} events" for state, of in missed.items()]
+    )
+    axes.set_xlabel("state written, beside fresh")
+    axes.set_ylabel("NDCG@10")
+    axes.set_title("events before which the state had missed some", fontsize=9)
+
+
+def _by_staleness(axes: Axes, staleness: Mapping[str, Any]) -> None:
+    order = _in_order(staleness.values())
+    for state, parts in staleness.items():
+        at, colour = [order.index(bucket) for bucket in parts], COLOURS[state]
+        _line(axes, at, [part["frozen"][NDCG] for part in parts.values()], colour, "-", LABELS[state])
+        _line(axes, at, [part["fresh"][NDCG] for part in parts.values()], colour, ":", "")
+    axes.plot([], [], color="grey", linestyle=":", label="fresh, the same events")
+    axes.set_xticks(range(len(order)), order, rotation=30, ha="right")
+    axes.set_ylim(0, HEADROOM * _highest(staleness.values()) or None)
+    axes.set_xlabel("user's events since the state was written")
+    axes.set_ylabel("NDCG@10")
+    axes.legend(frameon=False, title="state written")
+
+
+def _highest(parts: Any) -> float:
+    """The largest mean that is drawn; the interval of a handful of users would dwarf them all."""
+    return float(
+        max(of[state][NDCG]["mean"] for by in parts for of in by.values() for state in ("frozen", "fresh"))
+    )
+
+
+HEADROOM = 1.6  # above the means, for intervals
 SMALL: dict[str, Any] = {"ha": "center", "fontsize": 7, "color": "grey"}
 
 

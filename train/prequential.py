@@ -37,6 +37,7 @@ from functions.core.fold import Encoder, fold
 from functions.core.repeats import Repeats
 from functions.core.user_row import Float16, UserRow
 from train.checkpoint import load
+from train.engines import ENGINES
 from train.evaluate import TowerItems, _event, embed_items, torch_encoder, user_rows
 from train.handover import CATALOGUE, popularity, read_features
 from train.log import Interactions, read_log
@@ -296,7 +297,10 @@ def _found(ranking: Ranking, rows: list[UserRow], whose: Rows, item: Rows) -> tu
 
 
 def summary(walked: Walked, seed: int = 0) -> dict[str, object]:
-    """Means over events, 95 % intervals over users: each state, what fresh gains on it, by staleness."""
+    """Means over events, 95 % intervals over users: each state, what fresh gains on it, by staleness.
+
+    missed: each state beside fresh where the user had done something since it was written.
+    """
     _, user = np.unique(walked.user, return_inverse=True)
     hit = walked.place < CUT
     values = {f"hr@{CUT}": hit.astype(np.float64)}
@@ -312,20 +316,25 @@ def summary(walked: Walked, seed: int = 0) -> dict[str, object]:
     def part(among: NDArray[np.bool_]) -> dict[str, object]:
         return {"events": int(among.sum()), "users": len(np.unique(user[among]))}
 
+    def compared(name: str, among: NDArray[np.bool_]) -> dict[str, object]:
+        both = {"frozen": state(name), "fresh": state("fresh"), "gain": state("fresh", minus=name)}
+        return part(among) | {key: of(columns, among) for key, columns in both.items()}
+
     def stale(name: str) -> dict[str, object]:
-        compared = {"frozen": state(name), "fresh": state("fresh"), "gain": state("fresh", minus=name)}
         label, names = power_of_two_bucket(walked.since[:, STATES.index(name)])
         masks = {bucket: label == code for code, bucket in enumerate(names) if (label == code).any()}
-        return {b: part(m) | {k: of(v, m) for k, v in compared.items()} for b, m in masks.items()}
+        return {bucket: compared(name, mask) for bucket, mask in masks.items()}
 
     label, names = power_of_two_bucket(walked.seen)
     seen = {bucket: label == code for code, bucket in enumerate(names) if (label == code).any()}
+    missed = {name: walked.since[:, STATES.index(name)] > 0 for name in FROZEN_S}
     personal = ~np.isnan(walked.sure)
     return {
         "events": len(user),
         "users": int(user.max()) + 1,
         "states": {name: of(state(name)) for name in STATES},
         "gain": {name: of(state("fresh", minus=name)) for name in FROZEN_S},
+        "missed": {name: compared(name, among) for name, among in missed.items() if among.any()},
         "staleness": {name: stale(name) for name in FROZEN_S},
         "events_seen": {bucket: part(mask) | of(state("fresh"), mask) for bucket, mask in seen.items()},
         **(
@@ -379,12 +388,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--events", required=True, help="file, folder or s3:// address of the log")
     parser.add_argument("--items", help="file of the catalogue")
     parser.add_argument("--map", help="TOML file that maps the columns")
+    parser.add_argument("--engine", choices=ENGINES, default="duckdb", help="what cleans the log")
     parser.add_argument("--out", required=True, type=Path, help="folder for the report and its picture")
     parser.add_argument("--most-events", type=int, default=MOST_EVENTS)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     try:
-        log = read_log(options.events, options.items, load_mapping(options.map) if options.map else None)
+        mapping = load_mapping(options.map) if options.map else None
+        log = read_log(options.events, options.items, mapping, engine=options.engine)
         report = evaluate_checkpoint(options.checkpoint, log.to_arrays(), options.most_events, options.seed)
         options.out.mkdir(parents=True, exist_ok=True)
         (options.out / REPORT).write_text(json.dumps(report, indent=1) + "\n")

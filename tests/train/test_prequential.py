@@ -76,6 +76,9 @@ def test_fresh_state_always_knows_what_comes_next_and_frozen_state_does_not() ->
         assert (found.place[~stale, state] == 0).all()
         assert (found.place[stale, state] > 0).all()
     report: Any = summary(found)
+    for name, of in report["missed"].items():
+        assert of["events"] == (found.since[:, STATES.index(name)] > 0).sum() > 0
+        assert of["fresh"]["hr@10"]["mean"] == 1.0 > of["frozen"]["ndcg@10"]["mean"]
     ndcg = [report["states"][state]["ndcg@10"]["mean"] for state in STATES]
     assert ndcg[FRESH] == 1.0 > ndcg[HOUR] > ndcg[DAY] >= ndcg[NEVER]
     assert report["staleness"]["hour"]["0"]["gain"]["ndcg@10"]["mean"] == 0.0

@@ -285,8 +285,21 @@ class History:
         """A user asks to be forgotten; where that fails, the user may or may not ask again."""
         world = self.world
         shopper = world.rng.choice([s for s in self.shoppers if not s.corrupt] or [None])
-        if shopper is None:
-            return
+        if shopper is not None:
+            world.asked = lambda: self._while_erasing(shopper)
+            self._erase_user(shopper)
+            world.asked = None
+
+    def _while_erasing(self, shopper: Shopper) -> None:
+        """The request waits: the stream goes on, and the same user may ask a second time."""
+        self.world.happened("erasure interrupted")
+        if self.world.rng.random() < 0.5:
+            self._erase_user(shopper)
+        for _ in range(self.world.rng.randint(1, 16)):
+            self._poll()
+
+    def _erase_user(self, shopper: Shopper) -> None:
+        world = self.world
         world.happened("erasure")
         skew_s = world.rng.choice((0, 0, 0, -3_600, 3_600, -86_400, 86_400))
         try:

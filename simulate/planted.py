@@ -224,6 +224,12 @@ def _erasure_of_the_row_alone(self: Any, key: str, keys: Any, now_s: int) -> Non
         self.rows.put(key, empty, row.version, now_s)
 
 
+def _bury_in_any_case(self: Any, key: str, receipt: bytes, position: Any, now_s: int) -> None:
+    """Whether the log has brought the erasure to the row already is not looked at."""
+    _real_bury(self, key, receipt, replace(position, sequence=str(10**130)), now_s)
+
+
+_real_bury = me.Eraser._bury
 _real_forgotten = erasure.forgotten
 
 BUGS: dict[str, Callable[[], list[Bug]]] = {
@@ -263,6 +269,7 @@ BUGS: dict[str, Callable[[], list[Bug]]] = {
     "rows that die in a day": lambda: [(rows, "LIFETIME_S", 86_400)],
     "erasure without a tombstone": lambda: [(me.Eraser, "_bury", lambda *_: None)],
     "erasure of the row alone": lambda: [(me.Eraser, "erase", _erasure_of_the_row_alone)],
+    "a tombstone over an erasure that is done": lambda: [(me.Eraser, "_bury", _bury_in_any_case)],
     "an erasure that the stream does not do": lambda: [(erasure, "_known", lambda row, erased: True)],
     "an erasure that counts each time": lambda: [(erasure, "_known", lambda row, erased: False)],
     "a tombstone that forgets its place in the log": lambda: [

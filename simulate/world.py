@@ -45,6 +45,7 @@ PLANNED_FAULTS = (
     "slow table",
     "erasure",
     "erasure in between",
+    "erasure interrupted",
     "poison",
     "oversize",
     "parallel invocation",
@@ -97,6 +98,7 @@ class World:
     trace: list[tuple[object, ...]] = field(default_factory=list)
     invocations: list[Invocation] = field(default_factory=list)
     elsewhere: Callable[[], None] = lambda: None  # something else's turn, in the middle of a call
+    asked: Callable[[], None] | None = None  # the same, while a client's request is at work and no function
     _beside: bool = False
     _sent: int = 0
     _late: list[tuple[float, int, Callable[[], None]]] = field(default_factory=list)
@@ -138,7 +140,8 @@ class World:
         """A point where the function waits: time passes, late writes land, others have their turn."""
         self.now_s += 0.001 + 0.02 * self.rng.random()
         self.land()
-        if not self.calm and self.invocations and not self._beside and self.rng.random() < 0.09:
+        chance = 0.09 if self.invocations else 0.25 if self.asked else 0.0
+        if chance and not self.calm and not self._beside and self.rng.random() < chance:
             self._run_beside()
         self.require_alive()
 
@@ -146,7 +149,7 @@ class World:
         """Another's turn. It runs beside, not before: whoever waits here loses no time by it."""
         waiting, before_s = self.invocations, self.now_s
         self._beside, self.invocations = True, []
-        self.elsewhere()
+        (self.elsewhere if waiting or self.asked is None else self.asked)()
         self._beside, self.invocations = False, waiting
         for invocation in waiting:
             invocation.ends_s += self.now_s - before_s

@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any, cast
 
 from functions import update
 from functions.aws.bundles import Bundles
 from functions.aws.quarantine import Quarantine
 from functions.aws.rows import Rows
-from functions.core.fold import Encoder
-from functions.core.pointer import CHAMPION
+from functions.core.pointer import Pointer
 from simulate.bucket import BUCKET, Bucket
-from simulate.encoder import ENCODERS
+from simulate.rollout import InMemory
 from simulate.table import TABLE, Table
-from simulate.world import DELIVERY_FAULTS, POINTER_FAULTS, Crash, Invocation, World
+from simulate.world import DELIVERY_FAULTS, Crash, Invocation, World
 
 CLOCKS = {
     "clock skew of an hour": (-3_600, 3_600),
@@ -64,40 +62,12 @@ class InTurn(Executor):
         return iter([futures[nth].result() for nth in range(len(calls))])
 
 
-class Pointer:
-    """Stands for `functions.aws.bundles.Bundles`: the bundle that the pointer named when it was last read."""
-
-    def __init__(self, world: World, champion: Callable[[], str]) -> None:
-        self._world, self._champion = world, champion
-        self.current: SimpleNamespace | None = None
-
-    def refresh(self) -> bool:
-        """Read the pointer; on any doubt the old bundle goes on."""
-        self._world.pause()
-        if self._world.fault(POINTER_FAULTS):
-            return False
-        self.current = SimpleNamespace(encoder=self.encoder(self._champion()))
-        return True
-
-    def of(self, user_key: str) -> tuple[SimpleNamespace | None, str]:
-        """There is no challenger here."""
-        return self.current, CHAMPION
-
-    def space(self) -> str | None:
-        """The space of the bundle in memory."""
-        return self.current.encoder.space if self.current else None
-
-    def encoder(self, space: str) -> Encoder:
-        """The encoder of a space; planted bugs put another in its place."""
-        return ENCODERS[space]
-
-
 @dataclass
 class Environment:
     """One environment, warm as long as it lives."""
 
     own: update.Updater
-    pointer: Pointer
+    bundles: InMemory
     skew_s: float
     busy: bool = False
 
@@ -118,10 +88,10 @@ class Function:
     """The update function behind the mapping."""
 
     def __init__(
-        self, world: World, table: Table, bucket: Bucket, champion: Callable[[], str], timeout_s: float
+        self, world: World, table: Table, bucket: Bucket, named: Callable[[], Pointer], timeout_s: float
     ) -> None:
         self._world, self._table, self._bucket = world, table, bucket
-        self._champion, self._timeout_s = champion, timeout_s
+        self._named, self._timeout_s = named, timeout_s
         self._environments: list[Environment] = []
 
     def invoke(self, event: dict[str, Any]) -> object:
@@ -132,7 +102,7 @@ class Function:
         time_s = world.rng.choice((1.0, 15.01, 15.1, 17.0)) if fault == "short of time" else self._timeout_s
         if world.now_s < world.slow_until_s and world.rng.random() < 0.5:
             time_s = world.rng.choice((15.1, 20.0, 25.0))
-        space = environment.pointer.space
+        space = environment.bundles.space
         invocation = Invocation(world.now_s + time_s, space, skew_s=environment.skew_s)
         world.invocations.append(invocation)
         environment.busy = True
@@ -179,15 +149,15 @@ class Function:
             wall=lambda: world.now_s + skew_s,
             random=world.rng.randbytes,
         )
-        pointer = Pointer(world, self._champion)
+        bundles = InMemory(world, self._named)
         own = update.Updater(
             Rows(self._table, TABLE, sleep=world.sleep),
-            cast(Bundles, pointer),
+            cast(Bundles, bundles),
             Quarantine(self._bucket, BUCKET),
             InTurn(world),
             machine,
         )
-        return Environment(own, pointer, skew_s)
+        return Environment(own, bundles, skew_s)
 
     def _check(self, answer: object, event: dict[str, Any]) -> None:
         """An answer is a dict with one failure at most, and that of this batch."""

@@ -20,6 +20,7 @@ from simulate.encoder import SPACES
 from simulate.function import Function
 from simulate.mapping import Mapping, history_settings, template_settings
 from simulate.reference import event_hash
+from simulate.rollout import Rollout
 from simulate.shoppers import MAX_RECORD_BYTES, SECRET, Shopper, key_of, poison, shoppers
 from simulate.stream import MAX_SHARDS, STREAM, OpenShard, SimulatedLog
 from simulate.table import TABLE, Table
@@ -54,9 +55,10 @@ class History:
     def __init__(self, seed: int) -> None:
         self.world = world = World(seed)
         rng = world.rng
-        self.champion = rng.choice(SPACES)
-        self._deploys = rng.choice((0, 1, 2, 2))
-        self.shoppers = shoppers(world, None if self._deploys else self.champion)
+        self.rollout = Rollout(world, rng.choice(SPACES))
+        self._deploys, self._trials = rng.choice((0, 1, 2, 2)), rng.choice((0, 0, 4))
+        moved = self._deploys or self._trials
+        self.shoppers = shoppers(world, None if moved else self.rollout.champion)
         self._crowd = len(self.shoppers) > 4
         lanes = rng.choice((1, 1, 2, 3)) if not self._crowd else 1
         self.log = SimulatedLog(world, rng.randint(1, 2) if not self._crowd else 1, lanes)
@@ -65,7 +67,7 @@ class History:
             if shopper.item is not None:
                 self.table.items[shopper.key] = shopper.item
         settings, timeout_s = history_settings(world, self._crowd), float(template_settings()[1])
-        self.function = Function(world, self.table, self.bucket, lambda: self.champion, timeout_s)
+        self.function = Function(world, self.table, self.bucket, self.rollout.named, timeout_s)
         self.acknowledged = Acknowledged(world, self.log, self.table, self.bucket)
         self.discarded: list[dict[str, Any]] = []
         self.mapping = Mapping(
@@ -82,6 +84,8 @@ class History:
         self._erases = rng.random() < 0.5
         self._misfortunes = self._plan()
         world.elsewhere = self._elsewhere
+        if rng.random() < 0.5:
+            self._try_out()
 
     def run(self) -> list[str]:
         """Live through it all; returns what is wrong, nothing if all is well."""
@@ -198,7 +202,8 @@ class History:
             (0.01, self._slow_table),
         ]
         planned = [Misfortune(chance * rng.choice((0, 1, 3)), act) for chance, act in chances]
-        return [*planned, Misfortune(0.2 if self._deploys else 0.0, self._deploy)]
+        tried = Misfortune(0.25 if self._trials else 0.0, self._try_out)
+        return [*planned, tried, Misfortune(0.2 if self._deploys else 0.0, self._deploy)]
 
     def _duplicate(self) -> None:
         """A client that did not hear the answer sends an event again, as it was."""
@@ -277,9 +282,18 @@ class History:
         before = any(entry[2:] == ("deploy",) for entry in self.world.trace)
         self.world.happened("rollback" if before else "deploy")
         self.world.note("fault", "deploy")
-        self.champion = SPACES[1 - SPACES.index(self.champion)]
+        self.rollout.swap()
         if self.world.rng.random() < 0.3:
             self.function.end_all()
+
+    def _try_out(self) -> None:
+        """A share of the users gets a challenger; or it is another share, or over."""
+        if self._trials:
+            self._trials -= 1
+            self.world.note("fault", "trial")
+            self.rollout.try_out()
+            if self.world.rng.random() < 0.5:
+                self.function.end_all()
 
     def _erase(self) -> None:
         """A user asks to be forgotten; where that fails, the user may or may not ask again."""

@@ -23,6 +23,7 @@ from functions.core.batches import StreamRecord
 from functions.core.errors import VersionConflict
 from functions.core.fold import Encoder
 from functions.core.histories import Histories
+from functions.core.pointer import Pointer
 from functions.core.records import Erasure, decode_record
 from functions.core.ring import Ring
 from functions.core.user_row import UserRow
@@ -224,6 +225,18 @@ def _erasure_of_the_row_alone(self: Any, key: str, keys: Any, now_s: int) -> Non
         self.rows.put(key, empty, row.version, now_s)
 
 
+def _the_first_arms_encoder(self: Any, users: Any, champion: Encoder) -> Any:
+    groups = _real_by_encoder(self, users, champion)
+    return [(groups[0][0], group) for _, group in groups]
+
+
+def _unsalted(self: Pointer, user_key: str) -> str:
+    return _real_arm(replace(self, salt=""), user_key)
+
+
+_real_by_encoder, _real_arm = update.Updater.by_encoder, Pointer.arm
+
+
 def _bury_in_any_case(self: Any, key: str, receipt: bytes, position: Any, now_s: int) -> None:
     """Whether the log has brought the erasure to the row already is not looked at."""
     _real_bury(self, key, receipt, replace(position, sequence=str(10**130)), now_s)
@@ -269,6 +282,11 @@ BUGS: dict[str, Callable[[], list[Bug]]] = {
     "rows that die in a day": lambda: [(rows, "LIFETIME_S", 86_400)],
     "erasure without a tombstone": lambda: [(me.Eraser, "_bury", lambda *_: None)],
     "erasure of the row alone": lambda: [(me.Eraser, "erase", _erasure_of_the_row_alone)],
+    "everybody is the champion's": lambda: [
+        (update.Updater, "by_encoder", lambda own, users, champion: [(champion, users)])
+    ],
+    "one encoder for both arms": lambda: [(update.Updater, "by_encoder", _the_first_arms_encoder)],
+    "the arm drawn without its salt": lambda: [(Pointer, "arm", _unsalted)],
     "a tombstone over an erasure that is done": lambda: [(me.Eraser, "_bury", _bury_in_any_case)],
     "an erasure that the stream does not do": lambda: [(erasure, "_known", lambda row, erased: True)],
     "an erasure that counts each time": lambda: [(erasure, "_known", lambda row, erased: False)],

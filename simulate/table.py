@@ -69,7 +69,7 @@ class Table:
         key = str(Item["pk"]["S"])
         own = self._world.invocations[-1] if self._world.invocations else None
         if own is not None:
-            self._check_request(key, Item, own.space(), own.skew_s)
+            self._check_request(key, Item, own.space(key), own.skew_s)
             expected = _expected_version(ConditionExpression, ExpressionAttributeValues or {})
             if expected is None or expected != own.told.get(key):
                 self._world.wrong(f"{key}: put over version {expected}; the table told {own.told.get(key)}")

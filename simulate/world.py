@@ -29,6 +29,7 @@ QUARANTINE_FAULTS = {"quarantine refuses": 200, "quarantine answer lost": 150}
 LOG_FAULTS = {"log throttle": 10, "log lost request": 10, "log lost answer": 15, "log late record": 20}
 DELIVERY_FAULTS = {"short of time": 30, "crash after answer": 30}
 POINTER_FAULTS = {"pointer unread": 60}
+CHALLENGER_FAULTS = {"challenger unread": 350}
 # Faults that a history's plan brings.
 PLANNED_FAULTS = (
     "checkpoint rewind",
@@ -40,6 +41,8 @@ PLANNED_FAULTS = (
     "empty shard",
     "deploy",
     "rollback",
+    "challenger",
+    "challenger withdrawn",
     "cold start",
     "table outage",
     "slow table",
@@ -64,6 +67,7 @@ CHANCES = (
     | LOG_FAULTS
     | DELIVERY_FAULTS
     | POINTER_FAULTS
+    | CHALLENGER_FAULTS
 )
 FAULTS = (*CHANCES, *PLANNED_FAULTS, *CONSEQUENCES)
 
@@ -77,7 +81,7 @@ class Invocation:
     """One call of the function: until when it may run, and what the table has told it."""
 
     ends_s: float
-    space: Callable[[], str | None] = lambda: None  # of the bundle that it works with
+    space: Callable[[str], str | None] = lambda key: None  # of the bundle that it works with for a user
     told: dict[str, int] = field(default_factory=dict)  # the version of each row, 0 for none
     skew_s: float = 0.0
     crashed: bool = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from functions.core.pointer import Pointer
 from local.event_source import Record, kinesis_event
 from simulate.bucket import Bucket
 from simulate.encoder import SPACES
@@ -23,7 +24,9 @@ class CalmStream:
         self.world = World(seed, calm=True)
         self.table, self.bucket = Table(self.world), Bucket(self.world)
         self.champion = SPACES[0]
-        self.function = Function(self.world, self.table, self.bucket, lambda: self.champion, 60.0)
+        self.function = Function(
+            self.world, self.table, self.bucket, lambda: Pointer(2 * self.champion), 60.0
+        )
 
     def deliver(self, records: list[Record], shard: str = SHARD) -> list[str]:
         """Hand the function a batch; the sequence numbers that it wants again."""

@@ -11,8 +11,8 @@ import pytest
 
 from functions.core.fold import Encoder
 from functions.core.served import open_bundle
-from simulate.function import Pointer
 from simulate.reference import Act, Reference, differing
+from simulate.rollout import InMemory
 from simulate.shoppers import key_of, time_of
 from simulate.world import START_S
 from tests.simulate.calm import SHARD, CalmStream, record
@@ -44,7 +44,7 @@ def test_the_stream_is_one_replay_bit_for_bit(monkeypatch: pytest.MonkeyPatch) -
     pointer = json.loads((STORED / "pointer.json").read_text())
     bundle = open_bundle(STORED / pointer["champion"], pointer["champion"])
     encoder = bundle.encoder
-    monkeypatch.setattr(Pointer, "encoder", lambda self, space: encoder)
+    monkeypatch.setattr(InMemory, "encoder", lambda self, space: encoder)
     rng, stream = random.Random(7), CalmStream()
     log = events(rng)
     records = [record(10**55 + nth, key, event) for nth, (key, event) in enumerate(log)]

@@ -1,8 +1,9 @@
 """`DELETE /v1/me`: a user is forgotten.
 
-First the erasure goes into the log, in the user's own order: from then on it is certain, and every replay
-does it too. Then the row is replaced by a tombstone, so that nobody waits for the log to come to it, and the
-key is shredded that the archive's lines of the user are sealed with.
+First the erasure goes into the log, in the user's own order: from then on it is certain. Every reader and
+every replay does it too, and the archive when it comes to it. Then the row is replaced by a tombstone, so
+that nobody waits for the log to come to it, and the key is shredded that the archive's lines of the user are
+sealed with.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ class Eraser:
         receipt = secrets.token_bytes(8)
         position = self.log.put(key, encode_erasure(key, receipt))
         self._bury(key, receipt, position, now_s)
-        self.archive.shred(key, position, now_s)
+        self.archive.shred(key, position, receipt, now_s)
         emit({"Erasures": 1})
         return Erased(now_s, sign(receipt_claims(key, receipt, now_s), keys))
 

@@ -1,7 +1,8 @@
 """The archive's keys in DynamoDB, one item per user, in a table without backups: what is shredded is gone.
 
 An item holds the user's key, or the place in the log of the last erasure, or both. Records up to that place
-are archived no more, however late they come; those after it get a new key.
+are archived no more, however late they come; those after it get a new key. The erasure's receipt is beside
+its place, so that one that is in the log twice ends one key alone.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ class Entry:
 
     key: DataKey | None = None
     erased: str = ""
+    receipt: bytes = b""
 
     def before_erasure(self, shard: str, sequence: int) -> bool:
         """Whether a record of the user is older than the erasure."""
@@ -45,8 +47,14 @@ class Entry:
 class KeyTable:
     """Keys by user."""
 
-    def __init__(self, dynamodb: Any, table: str, random: Callable[[int], bytes]) -> None:
-        self._dynamodb, self._table, self._random = dynamodb, table, random
+    def __init__(
+        self,
+        dynamodb: Any,
+        table: str,
+        random: Callable[[int], bytes],
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._dynamodb, self._table, self._random, self._sleep = dynamodb, table, random, sleep
 
     def get_many(self, users: Iterable[str]) -> dict[str, Entry]:
         """Entries of those users that have one; raises Unavailable, Throttled."""
@@ -56,7 +64,7 @@ class KeyTable:
             left = [{"pk": {"S": user}} for user in wanted[start : start + BATCH]]
             for turn in range(TRIES):
                 if turn:
-                    time.sleep(BACKOFF_S * 2**turn)
+                    self._sleep(BACKOFF_S * 2**turn)
                 answer = self._batch(left)
                 found.update(
                     (item["pk"]["S"], entry_of(item)) for item in answer["Responses"].get(self._table, [])
@@ -74,7 +82,7 @@ class KeyTable:
         item = {"pk": {"S": user}, "key_name": {"B": key.name}, "data_key": {"B": key.secret}}
         condition: dict[str, Any] = {"ConditionExpression": "attribute_not_exists(pk)"}
         if before.erased:
-            item["erased_to"] = {"S": before.erased}
+            item |= {"erased_to": {"S": before.erased}, "receipt": {"B": before.receipt}}
             condition = {
                 "ConditionExpression": "attribute_not_exists(data_key) AND erased_to = :e",
                 "ExpressionAttributeValues": {":e": item["erased_to"]},
@@ -87,15 +95,17 @@ class KeyTable:
             raise unavailable(error, f"key into {self._table}") from error
         return key
 
-    def shred(self, user: str, erased: Position, now_s: int) -> None:
-        """Forget the user's key for good, unless a later erasure has; raises Unavailable, Throttled."""
-        to = {"S": place(erased.shard, int(erased.sequence))}
+    def shred(self, user: str, erased: Position, receipt: bytes, now_s: int) -> None:
+        """Forget the user's key for good, unless this erasure or a later one has; raises Unavailable."""
+        to, told = {"S": place(erased.shard, int(erased.sequence))}, {"B": receipt}
+        item = {"pk": {"S": user}, "erased_to": to, "receipt": told, "ttl": {"N": str(now_s + TOMBSTONE_S)}}
         try:
             self._dynamodb.put_item(
                 TableName=self._table,
-                Item={"pk": {"S": user}, "erased_to": to, "ttl": {"N": str(now_s + TOMBSTONE_S)}},
-                ConditionExpression="attribute_not_exists(erased_to) OR erased_to < :e",
-                ExpressionAttributeValues={":e": to},
+                Item=item,
+                ConditionExpression="(attribute_not_exists(erased_to) OR erased_to < :e)"
+                " AND (attribute_not_exists(receipt) OR receipt <> :r)",
+                ExpressionAttributeValues={":e": to, ":r": told},
             )
         except Failure as error:
             if error_code(error) == "ConditionalCheckFailedException":
@@ -114,4 +124,6 @@ class KeyTable:
 def entry_of(item: Mapping[str, Any]) -> Entry:
     """The entry in an item of the table."""
     key = DataKey(bytes(item["key_name"]["B"]), bytes(item["data_key"]["B"])) if "data_key" in item else None
-    return Entry(key, item["erased_to"]["S"] if "erased_to" in item else "")
+    if "erased_to" not in item:
+        return Entry(key)
+    return Entry(key, item["erased_to"]["S"], bytes(item["receipt"]["B"]))

@@ -40,13 +40,23 @@ class Archived:
         return self.shard, self.sequence
 
 
-def archived(data: bytes, metadata: Mapping[str, Any]) -> Archived | None:
-    """A record of the log with what Firehose says of its place; None for an erasure; raises InvalidEvent."""
+@dataclass(frozen=True, slots=True)
+class Forgotten:
+    """An erasure in the log: no line of the archive, but the end of the key that the lines before it need."""
+
+    shard: str
+    sequence: int
+    user_key: str
+    receipt: bytes
+
+
+def archived(data: bytes, metadata: Mapping[str, Any]) -> Archived | Forgotten:
+    """A record of the log with what Firehose says of its place; raises InvalidEvent."""
     arrived_s = int(metadata["approximateArrivalTimestamp"]) / 1000
     key, said = decode_record(data, int(arrived_s))
     if metadata["partitionKey"] != key:
         raise InvalidEvent("partition key", "another", "the record's user key")
+    shard, sequence = str(metadata["shardId"]), int(metadata["sequenceNumber"])
     if isinstance(said, Erasure):
-        return None
-    event = json.loads(data)["event"]
-    return Archived(str(metadata["shardId"]), int(metadata["sequenceNumber"]), arrived_s, key, event)
+        return Forgotten(shard, sequence, key, said.receipt)
+    return Archived(shard, sequence, arrived_s, key, json.loads(data)["event"])

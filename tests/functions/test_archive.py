@@ -21,6 +21,7 @@ from tests.core.toy_encoder import toy_encoder
 from tests.functions.account import KEY_TABLE, Account, Context, behaviour, key_of
 
 SHARDS = ("shardId-000000000000", "shardId-000000000001")
+RECEIPT = b"receipt."
 NONCE = bytes(NONCE_BYTES)
 KEY = DataKey(b"a name..", bytes(range(32)))
 RECORD = Archived(SHARDS[0], 10**56, 1_795_521_600.5, key_of("ann"), behaviour(1))
@@ -119,7 +120,7 @@ def test_every_user_has_one_key_and_every_event_a_line(account: Account) -> None
 
 def test_what_is_no_event_is_not_archived_and_stops_nobody(account: Account) -> None:
     other = firehose(encode_record(key_of("ann"), behaviour(1)), 3, "bob")
-    erasure = firehose(encode_erasure(key_of("ann"), b"12345678"), 4)
+    erasure = firehose(encode_erasure(key_of("eve"), b"12345678"), 4, "eve")
     lines = transform(firehose(b"no JSON", 1), event(2), other, erasure)
     assert [line is not None for line in lines] == [False, True, False, False]
 
@@ -130,20 +131,33 @@ def test_in_whatever_order_it_is_delivered_nothing_before_the_erasure_is_readabl
 ) -> None:
     before = transform(event(1))
     table = archive.archiver().keys
-    table.shred(key_of("ann"), Position(SHARDS[0], "2"), 0)
+    table.shred(key_of("ann"), Position(SHARDS[0], "2"), RECEIPT, 0)
     assert readable(account, before) == [] and secrets(account) == {}
     (entry,) = account.dynamodb.scan(TableName=KEY_TABLE)["Items"]
-    assert set(entry) == {"pk", "erased_to", "ttl"}  # it outlives what is on its way, no more
+    assert set(entry) == {"pk", "erased_to", "receipt", "ttl"}  # it outlives what is on its way, no more
     lines = [line for sequence in order for line in transform(event(sequence))]
     lines += transform(event(1, shard=SHARDS[1]))  # a child of the shard
     assert [(r.shard, r.sequence) for r in readable(account, before + lines)] == [
         (SHARDS[0], 3),
         (SHARDS[1], 1),
     ]
-    table.shred(key_of("ann"), Position(SHARDS[0], "1"), 0)  # an older erasure that comes late
+    table.shred(key_of("ann"), Position(SHARDS[0], "1"), b"an older", 0)  # an older erasure that comes late
     assert len(readable(account, lines)) == 2
     (entry,) = account.dynamodb.scan(TableName=KEY_TABLE)["Items"]
     assert "ttl" not in entry  # a key that expired would take its user's lines along
+
+
+def test_an_erasure_whose_request_died_is_done_by_the_archive_and_once(account: Account) -> None:
+    """It is in the log, and nobody shredded the key; it is there twice, for an answer was lost."""
+    before = transform(event(1))
+    erasure = encode_erasure(key_of("ann"), RECEIPT)
+    lines = transform(event(2), firehose(erasure, 3), event(4))
+    assert [line is not None for line in lines] == [False, False, True]
+    assert [r.sequence for r in readable(account, before + lines)] == [4]
+    lines += transform(firehose(erasure, 5), event(6))
+    assert [r.sequence for r in readable(account, before + lines)] == [4, 6]
+    transform(firehose(encode_erasure(key_of("ann"), b"a later."), 7))
+    assert readable(account, before + lines) == []
 
 
 def test_an_erasure_between_reading_and_making_a_key_wins(
@@ -156,7 +170,7 @@ def test_an_erasure_between_reading_and_making_a_key_wins(
     def meanwhile(**arguments: Any) -> Any:
         if not turns:
             turns.append(1)
-            table.shred(key_of("ann"), Position(SHARDS[0], "7"), 0)
+            table.shred(key_of("ann"), Position(SHARDS[0], "7"), RECEIPT, 0)
         return real(**arguments)
 
     monkeypatch.setattr(table._dynamodb, "put_item", meanwhile)

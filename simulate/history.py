@@ -5,21 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
-from functions import collect, me
-from functions.aws.keys import KeyTable
+from functions import collect
 from functions.aws.log import Log
 from functions.aws.rows import Rows
 from functions.aws.secret import ShopSecret
 from functions.core.errors import Unavailable
 from functions.core.tokens import Keys
+from simulate.archive import Firehose, KeyItems, judge_archive
 from simulate.bucket import Bucket
 from simulate.encoder import SPACES
+from simulate.erasing import eraser, receipt_of, require_gone
 from simulate.function import Function
 from simulate.mapping import Mapping, history_settings, template_settings
-from simulate.reference import event_hash
 from simulate.rollout import Rollout
 from simulate.shoppers import MAX_RECORD_BYTES, SECRET, Shopper, key_of, poison, shoppers
 from simulate.stream import MAX_SHARDS, STREAM, OpenShard, SimulatedLog
@@ -37,16 +36,6 @@ class Misfortune:
 
     chance: float
     act: Callable[[], None]
-
-
-def eraser(world: World, log: Log, rows: Rows) -> me.Eraser:
-    """The real eraser over simulated services, its chance that of the seed."""
-    own = me.Eraser.__new__(me.Eraser)
-    own.log, own.rows = log, rows
-    own.archive = cast(KeyTable, SimpleNamespace(shred=lambda *_: None))  # has tests of its own
-    vars(me)["secrets"] = SimpleNamespace(token_bytes=world.rng.randbytes)
-    vars(me)["os"] = SimpleNamespace(urandom=world.rng.randbytes)
-    return own
 
 
 class History:
@@ -80,7 +69,10 @@ class History:
             self.discarded.append,
         )
         self._writer = Log(self.log, STREAM)
-        self._eraser = eraser(world, self._writer, Rows(self.table, TABLE, sleep=world.sleep))
+        archived = not self._crowd and rng.random() < 0.4
+        self.firehose = Firehose(world, self.log, KeyItems(world)) if archived else None
+        keys = self.firehose.table if self.firehose else None
+        self._eraser = eraser(world, self._writer, Rows(self.table, TABLE, sleep=world.sleep), keys)
         self._erases = rng.random() < 0.5
         self._misfortunes = self._plan()
         world.elsewhere = self._elsewhere
@@ -93,6 +85,8 @@ class History:
             self._live()
             self._settle()
             judge(self.world, self.log, self.table, self.bucket, self.shoppers, self.discarded)
+            if self.firehose is not None:
+                judge_archive(self.world, self.firehose)
         except Exception as error:
             self.world.wrong(f"{type(error).__name__}: {error}")
         return self.world.violations
@@ -127,6 +121,8 @@ class History:
             world.land()
             self.mapping.step(reader)
         world.land_all()
+        while self.firehose is not None and self.firehose.waiting():
+            self.firehose.step()
         if not self.mapping.settled() and not world.violations:
             world.wrong(f"not settled after {MOST_STEPS} steps")
 
@@ -201,9 +197,24 @@ class History:
             (0.01, self._outage),
             (0.01, self._slow_table),
         ]
+        if self.firehose is not None:
+            chances += [(0.1, self._archive), (0.1, self._archive)]
         planned = [Misfortune(chance * rng.choice((0, 1, 3)), act) for chance, act in chances]
         tried = Misfortune(0.25 if self._trials else 0.0, self._try_out)
         return [*planned, tried, Misfortune(0.2 if self._deploys else 0.0, self._deploy)]
+
+    def _archive(self) -> None:
+        if self.firehose is not None:
+            with self.world.asking(self._while_archiving):
+                self.firehose.step()
+
+    def _while_archiving(self) -> None:
+        """Keys are read and not used yet: erasures come, and another batch of the archive."""
+        self.world.happened("archive interrupted")
+        if self._erases and self.world.rng.random() < 0.7:
+            self._erase()
+        if self.firehose is not None:
+            self.firehose.step()
 
     def _duplicate(self) -> None:
         """A client that did not hear the answer sends an event again, as it was."""
@@ -300,9 +311,8 @@ class History:
         world = self.world
         shopper = world.rng.choice([s for s in self.shoppers if not s.corrupt] or [None])
         if shopper is not None:
-            world.asked = lambda: self._while_erasing(shopper)
-            self._erase_user(shopper)
-            world.asked = None
+            with world.asking(lambda: self._while_erasing(shopper)):
+                self._erase_user(shopper)
 
     def _while_erasing(self, shopper: Shopper) -> None:
         """The request waits: the stream goes on, and the same user may ask a second time."""
@@ -311,24 +321,20 @@ class History:
             self._erase_user(shopper)
         for _ in range(self.world.rng.randint(1, 16)):
             self._poll()
+            if self.firehose is not None and self.world.rng.random() < 0.2:
+                self.firehose.step()
 
     def _erase_user(self, shopper: Shopper) -> None:
         world = self.world
         world.happened("erasure")
         skew_s = world.rng.choice((0, 0, 0, -3_600, 3_600, -86_400, 86_400))
         try:
-            self._eraser.erase(shopper.key, SHOP.keys, int(world.now_s) + skew_s)
+            told = self._eraser.erase(shopper.key, SHOP.keys, int(world.now_s) + skew_s)
         except (Crash, Unavailable):
             return
-        logged = [entry for entry in self.log.all if entry.user == shopper.key]
-        last = max(nth for nth, entry in enumerate(logged) if entry.receipt is not None)
-        gone = {event_hash(entry.event["event_id"]) for entry in logged[:last] if entry.event}
-        gone |= {act.event for act in shopper.start.ring} if shopper.start else set()
-        back = {event_hash(entry.event["event_id"]) for entry in logged[last:] if entry.event}
-        self.log.forgotten[shopper.key] = gone - back
-        ring = self.table.items[shopper.key]["ring"]["B"]
-        if {ring[at : at + 5] for at in range(0, len(ring), 12)} & (gone - back):
-            world.wrong(f"{shopper.key}: told that all is erased, and it is not")
+        require_gone(world, self.log, self.table, shopper, receipt_of(told.receipt))
+        if self.firehose is not None:
+            self.firehose.require_gone(shopper.key, receipt_of(told.receipt))
 
     def _slow_table(self) -> None:
         self.world.happened("slow table")

@@ -13,12 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from functions import me, update
+from functions import archive, me, update
 from functions.aws import rows
 from functions.aws.clients import Failure, unavailable
+from functions.aws.keys import Entry, KeyTable, place
 from functions.aws.quarantine import Quarantine
 from functions.aws.rows import Fetched, Rows, to_item
-from functions.core import batches, erasure, fold, user_row
+from functions.core import batches, erasure, fold, sealed, user_row
+from functions.core.archived import Archived, DataKey, Forgotten
 from functions.core.batches import StreamRecord
 from functions.core.errors import VersionConflict
 from functions.core.fold import Encoder
@@ -26,7 +28,9 @@ from functions.core.histories import Histories
 from functions.core.pointer import Pointer
 from functions.core.records import Erasure, decode_record
 from functions.core.ring import Ring
+from functions.core.sealed import NONCE_BYTES, seal
 from functions.core.user_row import UserRow
+from simulate import archive as simulated_archive
 from simulate import mapping
 from simulate.encoder import STEPS, Step
 from simulate.history import run
@@ -237,6 +241,47 @@ def _unsalted(self: Pointer, user_key: str) -> str:
 _real_by_encoder, _real_arm = update.Updater.by_encoder, Pointer.arm
 
 
+def _shred_without_condition(self: Any, user: str, erased: Any, receipt: bytes, now_s: int) -> None:
+    item = {"erased_to": {"S": place(erased.shard, int(erased.sequence))}, "receipt": {"B": receipt}}
+    _put_key(self, {"pk": {"S": user}, **item})
+
+
+def _create_without_condition(self: Any, user: str, before: Entry) -> DataKey | None:
+    key = DataKey(self._random(8), self._random(32))
+    item = {"pk": {"S": user}, "key_name": {"B": key.name}, "data_key": {"B": key.secret}}
+    if before.erased:
+        item |= {"erased_to": {"S": before.erased}, "receipt": {"B": before.receipt}}
+    _put_key(self, item)
+    return key
+
+
+def _put_key(self: Any, item: Mapping[str, Any]) -> None:
+    try:
+        self._dynamodb.put_item(TableName=self._table, Item=item)
+    except Failure as error:
+        raise unavailable(error, "key") from error
+
+
+def _erasures_unread(self: Any, records: Sequence[Any]) -> list[bytes | None]:
+    return _real_lines(self, [None if isinstance(r, Forgotten) else r for r in records])
+
+
+def _once(self: archive.Archiver, record: Archived, entries: dict[str, Entry]) -> bytes | None:
+    entry = entries.get(record.user_key, Entry())
+    key = entry.key or (
+        None if entry.before_erasure(*record.order) else self.keys.create(record.user_key, entry)
+    )
+    return seal(record, key, self.random(NONCE_BYTES)) if key else None
+
+
+def _each_line(lines: Any, secrets: Mapping[str, bytes], seen: Any) -> Iterator[Archived]:
+    for line in lines:
+        yield from _real_read_lines([line], secrets, seen)
+
+
+_real_lines, _real_read_lines = archive.Archiver.lines, sealed.read_lines
+
+
 def _bury_in_any_case(self: Any, key: str, receipt: bytes, position: Any, now_s: int) -> None:
     """Whether the log has brought the erasure to the row already is not looked at."""
     _real_bury(self, key, receipt, replace(position, sequence=str(10**130)), now_s)
@@ -287,6 +332,13 @@ BUGS: dict[str, Callable[[], list[Bug]]] = {
     ],
     "one encoder for both arms": lambda: [(update.Updater, "by_encoder", _the_first_arms_encoder)],
     "the arm drawn without its salt": lambda: [(Pointer, "arm", _unsalted)],
+    "an erasure that keeps the archive's key": lambda: [(KeyTable, "shred", lambda *_: None)],
+    "an erasure that the archive passes over": lambda: [(archive.Archiver, "lines", _erasures_unread)],
+    "an erasure that ends a key each time": lambda: [(KeyTable, "shred", _shred_without_condition)],
+    "an old record sealed with a new key": lambda: [(Entry, "before_erasure", lambda *_: False)],
+    "a first key over another's": lambda: [(KeyTable, "create", _create_without_condition)],
+    "a record without a line where its key was contested": lambda: [(archive.Archiver, "_line", _once)],
+    "an archived line read twice": lambda: [(simulated_archive, "read_lines", _each_line)],
     "a tombstone over an erasure that is done": lambda: [(me.Eraser, "_bury", _bury_in_any_case)],
     "an erasure that the stream does not do": lambda: [(erasure, "_known", lambda row, erased: True)],
     "an erasure that counts each time": lambda: [(erasure, "_known", lambda row, erased: False)],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 
-from functions import me, update
+from functions import archive, me, update
 
 
 def nothing(
@@ -19,5 +19,6 @@ def nothing(
 def silence() -> None:
     """For the rest of this process."""
     logging.disable(logging.CRITICAL)
+    setattr(archive, "emit", nothing)  # noqa: B010 - mypy: not exported
     setattr(me, "emit", nothing)  # noqa: B010 - mypy: not exported
     setattr(update, "emit", nothing)  # noqa: B010 - mypy: not exported

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from random import Random
@@ -30,6 +31,10 @@ LOG_FAULTS = {"log throttle": 10, "log lost request": 10, "log lost answer": 15,
 DELIVERY_FAULTS = {"short of time": 30, "crash after answer": 30}
 POINTER_FAULTS = {"pointer unread": 60}
 CHALLENGER_FAULTS = {"challenger unread": 350}
+# Of the archive: its table of keys, and Firehose.
+KEY_FAULTS = {"key refused": 60}
+KEY_WRITE_FAULTS = {"key answer lost": 60, "key write late": 60, "key sdk retry": 60}
+ARCHIVE_FAULTS = {"archive lines lost": 100, "archive lines twice": 100}
 # Faults that a history's plan brings.
 PLANNED_FAULTS = (
     "checkpoint rewind",
@@ -49,6 +54,7 @@ PLANNED_FAULTS = (
     "erasure",
     "erasure in between",
     "erasure interrupted",
+    "archive interrupted",
     "poison",
     "oversize",
     "parallel invocation",
@@ -68,6 +74,9 @@ CHANCES = (
     | DELIVERY_FAULTS
     | POINTER_FAULTS
     | CHALLENGER_FAULTS
+    | KEY_FAULTS
+    | KEY_WRITE_FAULTS
+    | ARCHIVE_FAULTS
 )
 FAULTS = (*CHANCES, *PLANNED_FAULTS, *CONSEQUENCES)
 
@@ -148,6 +157,15 @@ class World:
         if chance and not self.calm and not self._beside and self.rng.random() < chance:
             self._run_beside()
         self.require_alive()
+
+    @contextmanager
+    def asking(self, meanwhile: Callable[[], None]) -> Iterator[None]:
+        """A request is at work, beside which these others have their turns."""
+        before, self.asked = self.asked, meanwhile
+        try:
+            yield
+        finally:
+            self.asked = before
 
     def _run_beside(self) -> None:
         """Another's turn. It runs beside, not before: whoever waits here loses no time by it."""

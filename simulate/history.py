@@ -45,7 +45,7 @@ class History:
         self.world = world = World(seed)
         rng = world.rng
         self.rollout = Rollout(world, rng.choice(SPACES))
-        self._deploys, self._trials = rng.choice((0, 1, 2, 2)), rng.choice((0, 0, 4))
+        self._deploys, self._trials = rng.choice((0, 1, 2, 2)), rng.choice((0, 0, 0, 4))
         moved = self._deploys or self._trials
         self.shoppers = shoppers(world, None if moved else self.rollout.champion)
         self._crowd = len(self.shoppers) > 4
@@ -69,7 +69,7 @@ class History:
             self.discarded.append,
         )
         self._writer = Log(self.log, STREAM)
-        archived = not self._crowd and rng.random() < 0.4
+        archived = not self._crowd and rng.random() < 0.25
         self.firehose = Firehose(world, self.log, KeyItems(world)) if archived else None
         keys = self.firehose.table if self.firehose else None
         self._eraser = eraser(world, self._writer, Rows(self.table, TABLE, sleep=world.sleep), keys)
@@ -319,7 +319,7 @@ class History:
         self.world.happened("erasure interrupted")
         if self.world.rng.random() < 0.5:
             self._erase_user(shopper)
-        for _ in range(self.world.rng.randint(1, 16)):
+        for _ in range(self.world.rng.randint(1, 10)):
             self._poll()
             if self.firehose is not None and self.world.rng.random() < 0.2:
                 self.firehose.step()

@@ -32,9 +32,9 @@ DELIVERY_FAULTS = {"short of time": 30, "crash after answer": 30}
 POINTER_FAULTS = {"pointer unread": 60}
 CHALLENGER_FAULTS = {"challenger unread": 350}
 # Of the archive: its table of keys, and Firehose.
-KEY_FAULTS = {"key refused": 60}
-KEY_WRITE_FAULTS = {"key answer lost": 60, "key write late": 60, "key sdk retry": 60}
-ARCHIVE_FAULTS = {"archive lines lost": 100, "archive lines twice": 100}
+KEY_FAULTS = {"key refused": 90}
+KEY_WRITE_FAULTS = {"key answer lost": 90, "key write late": 90, "key sdk retry": 90}
+ARCHIVE_FAULTS = {"archive lines lost": 170, "archive lines twice": 170}
 # Faults that a history's plan brings.
 PLANNED_FAULTS = (
     "checkpoint rewind",
@@ -153,7 +153,7 @@ class World:
         """A point where the function waits: time passes, late writes land, others have their turn."""
         self.now_s += 0.001 + 0.02 * self.rng.random()
         self.land()
-        chance = 0.09 if self.invocations else 0.25 if self.asked else 0.0
+        chance = 0.09 if self.invocations else 0.15 if self.asked else 0.0
         if chance and not self.calm and not self._beside and self.rng.random() < chance:
             self._run_beside()
         self.require_alive()

@@ -63,30 +63,49 @@ class Eraser:
 
     def erase(self, key: str, keys: Keys, now_s: int) -> Erased:
         """Forget the user of a key; raises Unavailable where it must be asked for again."""
-        receipt = secrets.token_bytes(8)
-        position = self.log.put(key, encode_erasure(key, receipt))
-        self._bury(key, receipt, position, now_s)
+        receipt, position = self._record_and_bury(key, now_s)
         self.archive.shred(key, position, receipt, now_s)
         emit({"Erasures": 1})
         return Erased(now_s, sign(receipt_claims(key, receipt, now_s), keys))
 
-    def _bury(self, key: str, receipt: bytes, position: Position, now_s: int) -> None:
-        """Replace the row by a tombstone, unless the log has brought the erasure to it already."""
+    def _record_and_bury(self, key: str, now_s: int) -> tuple[bytes, Position]:
+        """Put the erasure into the log and a tombstone into the row; returns its receipt and its place.
+
+        Where another request's tombstone stands, its record may be later than ours, and our tombstone would
+        end before it: we begin again, with a record that is later than both.
+        """
+        older = b""
+        for _ in range(TRIES):
+            receipt = secrets.token_bytes(8)
+            position = self.log.put(key, encode_erasure(key, receipt))
+            standing = self._bury(key, receipt, position, now_s, older)
+            if not standing:
+                return receipt, position
+            older = standing
+        raise Unavailable(f"another request was faster {TRIES} times; ask again")
+
+    def _bury(self, key: str, receipt: bytes, position: Position, now_s: int, older: bytes) -> bytes:
+        """Replace the row by a tombstone, unless the log has brought the erasure to it already.
+
+        Returns the receipt of a tombstone that stands there and is not known to be `older`; b"" if all is done.
+        """
         for _ in range(TRIES):
             try:
                 row = self.rows.get(key)
                 if row and (row.erased == receipt or row.mark(position.shard) >= int(position.sequence)):
-                    return
+                    return b""
+                if row and row.erasing_since_s and row.erased != older:
+                    return row.erased
                 new = replace(tombstone(row, receipt, now_s), wid=os.urandom(8))
                 expected = row.version if row else 0
                 self.rows.put(key, replace(new, version=expected + 1), expected, now_s)
-                return
+                return b""
             except VersionConflict:
                 continue
             except CorruptRow:  # nobody writes such a row; a version that no writer can have read
                 new = replace(tombstone(None, receipt, now_s), version=now_s, wid=os.urandom(8))
                 self.rows.put(key, new, None, now_s)
-                return
+                return b""
         raise Unavailable(f"another writer was faster {TRIES} times; ask again")
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 from functions import collect
 from functions.aws.log import Log
@@ -27,6 +26,7 @@ from simulate.verdict import Acknowledged, judge
 from simulate.world import Crash, World
 
 SHOP = ShopSecret(Keys({"k1": b"1" * 32}, "k1"), SECRET)
+MAX_AGE_S = 60  # the least that a mapping takes
 MOST_STEPS = 3_000  # a history that takes more has got stuck
 
 
@@ -55,10 +55,12 @@ class History:
         for shopper in self.shoppers:
             if shopper.item is not None:
                 self.table.items[shopper.key] = shopper.item
+        self._ages = not self._crowd and rng.random() < 0.08  # records may get too old, and are given up
         settings, timeout_s = history_settings(world, self._crowd), float(template_settings()[1])
+        if self._ages:
+            settings, lanes = replace(settings, max_age_s=MAX_AGE_S), 1
         self.function = Function(world, self.table, self.bucket, self.rollout.named, timeout_s)
-        self.acknowledged = Acknowledged(world, self.log, self.table, self.bucket)
-        self.discarded: list[dict[str, Any]] = []
+        self.acknowledged = Acknowledged(world, self.log, self.table, self.bucket, settings.max_age_s)
         self.mapping = Mapping(
             world,
             self.log,
@@ -66,14 +68,14 @@ class History:
             settings,
             lanes,
             self.acknowledged.up_to,
-            self.discarded.append,
+            self.acknowledged.given_up,
         )
         self._writer = Log(self.log, STREAM)
         archived = not self._crowd and rng.random() < 0.25
         self.firehose = Firehose(world, self.log, KeyItems(world)) if archived else None
         keys = self.firehose.table if self.firehose else None
         self._eraser = eraser(world, self._writer, Rows(self.table, TABLE, sleep=world.sleep), keys)
-        self._erases = rng.random() < 0.5
+        self._erases = rng.random() < 0.5 and not self._ages
         self._misfortunes = self._plan()
         world.elsewhere = self._elsewhere
         if rng.random() < 0.5:
@@ -84,7 +86,7 @@ class History:
         try:
             self._live()
             self._settle()
-            judge(self.world, self.log, self.table, self.bucket, self.shoppers, self.discarded)
+            judge(self.world, self.log, self.table, self.bucket, self.shoppers, self.acknowledged.lost)
             if self.firehose is not None:
                 judge_archive(self.world, self.firehose)
         except Exception as error:
@@ -197,6 +199,8 @@ class History:
             (0.01, self._outage),
             (0.01, self._slow_table),
         ]
+        if self._ages:
+            chances += [(0.1, self._stall), (0.1, self._outage)]
         if self.firehose is not None:
             chances += [(0.1, self._archive), (0.1, self._archive)]
         planned = [Misfortune(chance * rng.choice((0, 1, 3)), act) for chance, act in chances]
@@ -335,6 +339,11 @@ class History:
         require_gone(world, self.log, self.table, shopper, receipt_of(told.receipt))
         if self.firehose is not None:
             self.firehose.require_gone(shopper.key, receipt_of(told.receipt))
+
+    def _stall(self) -> None:
+        """Nobody polls for a while: what waits may get too old to be delivered at all."""
+        self.world.happened("stalled mapping")
+        self.world.now_s += self.world.rng.choice((MAX_AGE_S - 1.0, MAX_AGE_S + 1.0, 2.0 * MAX_AGE_S))
 
     def _slow_table(self) -> None:
         self.world.happened("slow table")

@@ -30,6 +30,7 @@ from functions.core.records import Erasure, decode_record
 from functions.core.ring import Ring
 from functions.core.sealed import NONCE_BYTES, seal
 from functions.core.user_row import UserRow
+from local.event_source import ShardConsumer
 from simulate import archive as simulated_archive
 from simulate import mapping
 from simulate.encoder import STEPS, Step
@@ -188,6 +189,17 @@ def _quarantine_by_sequence(
 _real_quarantine = Quarantine.put
 
 
+def _untold(self: Any, batch: Any, count: int, condition: str, now: float) -> None:
+    self._acknowledge(batch, count)
+
+
+def _all_too_old(self: Any, batch: Any, now: float) -> int:
+    return len(batch.records) if _real_too_old(self, batch, now) else 0
+
+
+_real_too_old = ShardConsumer._too_old
+
+
 def _one_retry() -> tuple[Any, int]:
     settings, timeout_s = _real_settings()
     return replace(settings, max_retries=1), timeout_s
@@ -282,9 +294,9 @@ def _each_line(lines: Any, secrets: Mapping[str, bytes], seen: Any) -> Iterator[
 _real_lines, _real_read_lines = archive.Archiver.lines, sealed.read_lines
 
 
-def _bury_in_any_case(self: Any, key: str, receipt: bytes, position: Any, now_s: int) -> None:
+def _bury_in_any_case(self: Any, key: str, receipt: bytes, position: Any, *more: Any) -> bytes:
     """Whether the log has brought the erasure to the row already is not looked at."""
-    _real_bury(self, key, receipt, replace(position, sequence=str(10**130)), now_s)
+    return _real_bury(self, key, receipt, replace(position, sequence=str(10**130)), *more)
 
 
 _real_bury = me.Eraser._bury
@@ -325,7 +337,7 @@ BUGS: dict[str, Callable[[], list[Bug]]] = {
     "impressions not stored": lambda: [(rows, "encode", _without("seen"))],
     "last time not stored": lambda: [(rows, "encode", _without_last)],
     "rows that die in a day": lambda: [(rows, "LIFETIME_S", 86_400)],
-    "erasure without a tombstone": lambda: [(me.Eraser, "_bury", lambda *_: None)],
+    "erasure without a tombstone": lambda: [(me.Eraser, "_bury", lambda *_: b"")],
     "erasure of the row alone": lambda: [(me.Eraser, "erase", _erasure_of_the_row_alone)],
     "everybody is the champion's": lambda: [
         (update.Updater, "by_encoder", lambda own, users, champion: [(champion, users)])
@@ -345,6 +357,8 @@ BUGS: dict[str, Callable[[], list[Bug]]] = {
     "a tombstone that forgets its place in the log": lambda: [
         (erasure, "forgotten", lambda row: replace(_real_forgotten(row), marks=()))
     ],
+    "records too old that nobody is told of": lambda: [(ShardConsumer, "_discard", _untold)],
+    "a batch too old by its first record": lambda: [(ShardConsumer, "_too_old", _all_too_old)],
     "retry limit that drops events": lambda: [(mapping, "template_settings", _one_retry)],
 }
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import base64
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Mapping
 from typing import Any
 
 from simulate.bucket import Bucket
 from simulate.encoder import BROKEN
-from simulate.reference import Reference, differing, event_hash, marks_of, shard_key
+from simulate.reference import SEEN, Reference, differing, event_hash, item_key, marks_of, shard_key
 from simulate.shoppers import Shopper, reference, time_of
 from simulate.stream import Logged, SimulatedLog
 from simulate.table import Table
@@ -20,14 +21,39 @@ def quarantine_key(logged: Logged) -> str:
     return f"quarantine/{logged.shard}/{logged.record.sequence}.json"
 
 
+def place_of(logged: Logged) -> tuple[str, str]:
+    """Where in the log a record is."""
+    return logged.shard, logged.record.sequence
+
+
 class Acknowledged:
     """Looks, at each checkpoint, whether what is acknowledged is where it must be."""
 
-    def __init__(self, world: World, log: SimulatedLog, table: Table, bucket: Bucket) -> None:
+    def __init__(self, world: World, log: SimulatedLog, table: Table, bucket: Bucket, max_age_s: int) -> None:
         self._world, self._log, self._table, self._bucket = world, log, table, bucket
+        self._max_age_s = max_age_s
+        self.lost: set[tuple[str, str]] = set()  # places of records that the failure destination was told of
         self._seen = 0
         self._by_place: dict[tuple[str, str], Logged] = {}
         self._checked: set[tuple[str, str]] = set()
+
+    def given_up(self, told: Mapping[str, Any]) -> None:
+        """The failure destination is told of records: all of them must be too old, and none left out."""
+        condition, info = told["requestContext"]["condition"], told["KinesisBatchInfo"]
+        first, last = int(info["startSequenceNumber"]), int(info["endSequenceNumber"])
+        gone = [
+            record
+            for lane in self._log.by_id[info["shardId"]].records
+            for record in lane
+            if first <= int(record.sequence) <= last
+        ]
+        young = [r for r in gone if self._world.now_s - r.arrival_s <= self._max_age_s]
+        if condition != "RecordAgeExpired" or young or len(gone) != info["batchSize"]:
+            self._world.wrong(
+                f"given up: {condition}, {len(young)} records too early, of {info['batchSize']}"
+            )
+        self._world.happened("record too old")
+        self.lost |= {(info["shardId"], record.sequence) for record in gone}
 
     def up_to(self, shard: str, lane: int, sequence: str) -> None:
         """All records of this lane up to the sequence number are acknowledged."""
@@ -43,7 +69,7 @@ class Acknowledged:
                 return
 
     def _require(self, logged: Logged) -> None:
-        if quarantine_key(logged) in self._bucket.objects:
+        if quarantine_key(logged) in self._bucket.objects or place_of(logged) in self.lost:
             return
         place = f"{logged.shard}:{logged.record.sequence}"
         if logged.poison:
@@ -62,32 +88,73 @@ def judge(
     table: Table,
     bucket: Bucket,
     shoppers: list[Shopper],
-    discarded: list[dict[str, Any]],
+    lost: set[tuple[str, str]],
 ) -> None:
-    """Compare the settled table and quarantine with one replay of the log."""
-    for told in discarded:
-        world.wrong(f"given up: {told['requestContext']['condition']}")
+    """Compare the settled table and quarantine with one replay of the log, but for what was told as lost."""
     if world.violations:
         return
     by_user: dict[str, list[Logged]] = defaultdict(list)
     poison: dict[str, Logged] = {}
     for logged in log.all:
-        if logged.poison:
-            poison[quarantine_key(logged)] = logged
+        key = quarantine_key(logged)
+        if place_of(logged) in lost and (logged.poison or key in bucket.objects):
+            poison |= {key: logged} if key in bucket.objects else {}
+        elif logged.poison:
+            poison[key] = logged
         else:
             assert logged.user is not None
             by_user[logged.user].append(logged)
     for shopper in shoppers:
         if shopper.corrupt:
-            poison |= {quarantine_key(logged): logged for logged in by_user[shopper.key]}
+            poison |= {quarantine_key(r): r for r in by_user[shopper.key] if place_of(r) not in lost}
             if table.items[shopper.key] != shopper.item:
                 world.wrong(f"{shopper.key}: a corrupt row was written")
         else:
-            poison |= _judge_row(world, table, bucket, shopper, by_user[shopper.key])
+            records = _taken(by_user[shopper.key], lost, shopper, table.moves.get(shopper.key, []))
+            if records is not None:
+                poison |= _judge_row(world, table, bucket, shopper, records)
     _judge_quarantine(world, bucket, poison)
     strangers = table.items.keys() - {shopper.key for shopper in shoppers}
     if strangers:
         world.wrong(f"rows of nobody: {sorted(strangers)}")
+
+
+def _taken(
+    records: list[Logged], lost: set[tuple[str, str]], shopper: Shopper, moves: list[dict[str, Any]]
+) -> list[Logged] | None:
+    """The records without those that were given up before the row had them; None where nobody can tell."""
+    gone = [logged for logged in records if place_of(logged) in lost]
+    if not gone:
+        return records
+    names = Counter(_name(logged) for logged in records if logged.event)
+    if shopper.start:
+        names.update(act.event for act in shopper.start.ring)
+        names.update(shopper.start.seen)
+    if len(records) > SEEN or any(names[_name(logged)] > 1 for logged in gone if logged.event):
+        return None
+    return [logged for logged in records if logged not in gone or _in_row(logged, moves)]
+
+
+def _name(logged: Logged) -> object:
+    """What the row knows an event by."""
+    event = logged.event
+    assert event is not None
+    if event["type"] == "impression":
+        return item_key(event["item_id"]), time_of(event, logged.record.arrival_s)
+    return event_hash(event["event_id"])
+
+
+def _in_row(logged: Logged, moves: list[dict[str, Any]]) -> bool:
+    """Whether the row that first was as far in the log as a record has its event."""
+    shard, sequence = shard_key(logged.shard), int(logged.record.sequence)
+    for move in moves:
+        if marks_of(move["marks"]["B"]).get(shard, -1) >= sequence:
+            name, ring, seen = _name(logged), move["ring"]["B"], move["seen"]["B"]
+            known: set[object] = {ring[at : at + 5] for at in range(0, len(ring), 12)}
+            times = range(0, len(seen), 10)
+            known |= {(seen[at : at + 6], int.from_bytes(seen[at + 6 : at + 10], "big")) for at in times}
+            return name in known
+    return False
 
 
 def _judge_row(

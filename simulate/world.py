@@ -51,6 +51,8 @@ PLANNED_FAULTS = (
     "cold start",
     "table outage",
     "slow table",
+    "stalled mapping",
+    "record too old",
     "erasure",
     "erasure in between",
     "erasure interrupted",

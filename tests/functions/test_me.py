@@ -134,10 +134,10 @@ def test_the_reader_may_be_faster_than_the_tombstone(
     own = me.eraser()
     bury = own._bury
 
-    def late(*arguments: Any) -> None:
+    def late(*arguments: Any) -> bytes:
         send(*acts(range(2, 3)))
         assert deliver(batch(account)) == []
-        bury(*arguments)
+        return bury(*arguments)
 
     monkeypatch.setattr(own, "_bury", late)
     assert erase()[0] == 200
@@ -197,6 +197,29 @@ def test_two_erasures_at_once_end_in_one_empty_row(account: Account) -> None:
     assert row_of("ann").erasing_since_s == 0
 
 
+def test_an_older_request_does_not_end_the_silence_that_a_newer_one_was_told_of(
+    account: Account, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first request is slow: an event and a second request, answered, come before its tombstone."""
+    own = me.eraser()
+    bury = own._bury
+    turns: list[int] = []
+
+    def slow(*arguments: Any) -> bytes:
+        if not turns:
+            turns.append(1)
+            send(*acts(range(1)))
+            assert erase()[0] == 200
+        return bury(*arguments)
+
+    monkeypatch.setattr(own, "_bury", slow)
+    assert erase()[0] == 200
+    for record in batch(account):
+        assert deliver([record]) == []
+        assert ring() == []
+    assert row_of("ann").erasing_since_s == 0
+
+
 def test_a_row_that_nobody_can_read_is_erased_too(account: Account) -> None:
     send(*acts(range(1)))
     assert deliver(batch(account)) == []
@@ -234,8 +257,8 @@ def nothing_erased(row: UserRow, records: Any) -> Any:
     return row, [record.event for record in records if record.event is not None]
 
 
-def no_tombstone(own: me.Eraser, *arguments: Any) -> None:
-    pass
+def no_tombstone(own: me.Eraser, *arguments: Any) -> bytes:
+    return b""
 
 
 @pytest.mark.parametrize("bug", ["no tombstone", "the log's record is passed over"])

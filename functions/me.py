@@ -87,7 +87,7 @@ class Eraser:
     def _bury(self, key: str, receipt: bytes, position: Position, now_s: int, older: bytes) -> bytes:
         """Replace the row by a tombstone, unless the log has brought the erasure to it already.
 
-        Returns the receipt of a tombstone that stands there and is not known to be `older`; b"" if all is done.
+        Returns the receipt of a tombstone that stands there and is not `older`; b"" if all is done.
         """
         for _ in range(TRIES):
             try:

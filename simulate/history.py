@@ -49,16 +49,16 @@ class History:
         moved = self._deploys or self._trials
         self.shoppers = shoppers(world, None if moved else self.rollout.champion)
         self._crowd = len(self.shoppers) > 4
-        lanes = rng.choice((1, 1, 2, 3)) if not self._crowd else 1
+        self._ages = not self._crowd and rng.random() < 0.1  # records may get too old, and are given up
+        lanes = rng.choice((1, 1, 2, 3)) if not (self._crowd or self._ages) else 1
         self.log = SimulatedLog(world, rng.randint(1, 2) if not self._crowd else 1, lanes)
         self.table, self.bucket = Table(world, self.log.forgotten), Bucket(world)
         for shopper in self.shoppers:
             if shopper.item is not None:
                 self.table.items[shopper.key] = shopper.item
-        self._ages = not self._crowd and rng.random() < 0.08  # records may get too old, and are given up
         settings, timeout_s = history_settings(world, self._crowd), float(template_settings()[1])
         if self._ages:
-            settings, lanes = replace(settings, max_age_s=MAX_AGE_S), 1
+            settings = replace(settings, max_age_s=MAX_AGE_S)
         self.function = Function(world, self.table, self.bucket, self.rollout.named, timeout_s)
         self.acknowledged = Acknowledged(world, self.log, self.table, self.bucket, settings.max_age_s)
         self.mapping = Mapping(

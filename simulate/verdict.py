@@ -111,7 +111,11 @@ def judge(
                 world.wrong(f"{shopper.key}: a corrupt row was written")
         else:
             records = _taken(by_user[shopper.key], lost, shopper, table.moves.get(shopper.key, []))
-            if records is not None:
+            if records is None:
+                broken = [r for r in by_user[shopper.key] if r.event and r.event["item_id"] == BROKEN]
+                kept = {quarantine_key(r): r for r in broken}
+                poison |= {key: r for key, r in kept.items() if key in bucket.objects}
+            else:
                 poison |= _judge_row(world, table, bucket, shopper, records)
     _judge_quarantine(world, bucket, poison)
     strangers = table.items.keys() - {shopper.key for shopper in shoppers}

@@ -34,7 +34,7 @@ CHALLENGER_FAULTS = {"challenger unread": 350}
 # Of the archive: its table of keys, and Firehose.
 KEY_FAULTS = {"key refused": 90}
 KEY_WRITE_FAULTS = {"key answer lost": 90, "key write late": 90, "key sdk retry": 90}
-ARCHIVE_FAULTS = {"archive lines lost": 170, "archive lines twice": 170}
+ARCHIVE_FAULTS = {"archive lines lost": 260, "archive lines twice": 220}
 # Faults that a history's plan brings.
 PLANNED_FAULTS = (
     "checkpoint rewind",

@@ -98,18 +98,21 @@ def _enter(options: argparse.Namespace) -> None:
 
 def _replay(options: argparse.Namespace) -> int:
     _enter(options)
-    bundle = _champion(options.bundle)
+    bundles = _arms(options.bundle)
+    encoders = [bundle.encoder for bundle in bundles]
     dynamodb = boto3.client("dynamodb")
     ends_s = time.monotonic() + options.wait
     while True:
         records, reading = read_archive(options.archive or options.logs / "archive")
-        verdict = compare(records, live_rows(_scan(dynamodb, os.environ["VITRINE_TABLE"])), bundle.encoder)
+        live = live_rows(_scan(dynamodb, os.environ["VITRINE_TABLE"]))
+        verdict = compare(records, live, encoders)
         if verdict.good or time.monotonic() >= ends_s:
             break
         time.sleep(AGAIN_S)
     print(f"{verdict.summary()} shredded={reading.shredded} broken={reading.broken}")
     _show(verdict)
-    bundle.close()
+    for bundle in bundles:
+        bundle.close()
     return 0 if verdict.good else 1
 
 
@@ -162,6 +165,13 @@ def _held(options: argparse.Namespace) -> int:
     else:
         print(text)
     return 0
+
+
+def _arms(bundles: Path) -> list[ServedBundle]:
+    """The champion, and the challenger where the pointer names one."""
+    pointer = read_pointer(bundles)
+    names = [pointer["champion"], *filter(None, [pointer.get("challenger")])]
+    return [open_bundle(bundles / name) for name in names]
 
 
 def _champion(bundles: Path) -> ServedBundle:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +29,7 @@ class Verdict:
     differing: list[str] = field(default_factory=list)
     only_archived: list[str] = field(default_factory=list)
     only_live: list[str] = field(default_factory=list)
+    other_space: int = 0  # live rows of no bundle that is at hand: their states were not compared
 
     @property
     def good(self) -> bool:
@@ -40,7 +41,7 @@ class Verdict:
         return (
             f"records={self.records} rebuilt={self.rebuilt} live={self.live} equal={self.equal} "
             f"differing={len(self.differing)} only_archived={len(self.only_archived)} "
-            f"only_live={len(self.only_live)}"
+            f"only_live={len(self.only_live)} other_space={self.other_space}"
         )
 
 
@@ -65,9 +66,20 @@ def live_rows(items: Iterable[Mapping[str, Any]]) -> dict[str, UserRow]:
     return {key: row for key, row in rows.items() if not is_tombstone(row)}
 
 
-def compare(records: list[Archived], live: Mapping[str, UserRow], encoder: Encoder) -> Verdict:
-    """The archive against the table."""
-    rebuilt = rebuild(records, encoder)
+def compare(records: list[Archived], live: Mapping[str, UserRow], encoders: Sequence[Encoder]) -> Verdict:
+    """The archive against the table, each row under its own space, the champion's (first) or another's.
+
+    A row that has no space of theirs, or is not in the table, is rebuilt under the champion's.
+    """
+    by_space = {encoder.space: encoder for encoder in encoders}
+    arms: dict[str, list[Archived]] = defaultdict(list)
+    for record in records:
+        row = live.get(record.user_key)
+        encoder = by_space.get(row.space, encoders[0]) if row else encoders[0]
+        arms[encoder.space].append(record)
+    rebuilt: dict[str, UserRow] = {}
+    for space, own in arms.items():
+        rebuilt |= rebuild(own, by_space[space])
     first = {record.user_key: f"{record.shard}:{record.sequence}" for record in reversed(records)}
     equal = [key for key in rebuilt.keys() & live.keys() if same(rebuilt[key], live[key])]
     different = sorted((rebuilt.keys() & live.keys()) - set(equal))
@@ -79,6 +91,7 @@ def compare(records: list[Archived], live: Mapping[str, UserRow], encoder: Encod
         [first[key] for key in different],
         sorted(first[key] for key in rebuilt.keys() - live.keys()),
         ["no record in the archive"] * len(live.keys() - rebuilt.keys()),
+        sum(row.space not in by_space for row in live.values()),
     )
 
 

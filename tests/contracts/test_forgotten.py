@@ -99,7 +99,7 @@ def test_five_hundred_erased_and_no_trace_after_a_full_replay(
     encoder = update.updater().encoder()
     assert encoder is not None
     records, reading = read_archive(shop.folder)
-    verdict = compare(records, live_rows(shop.account.items().values()), encoder)
+    verdict = compare(records, live_rows(shop.account.items().values()), [encoder])
     assert (verdict.good, verdict.equal, reading.broken) == (True, USERS, 0)
 
 

@@ -204,7 +204,7 @@ def test_a_replay_that_differs_says_so() -> None:
         for n, user in enumerate(("ann", "bob") * 3)
     ]
     live = rebuild(records, encoder)
-    assert compare(records, live, encoder).good
+    assert compare(records, live, [encoder]).good
     ann = live[key_of("ann")]
     for wrong in (
         {**live, key_of("ann"): replace(ann, state=ann.state + 1)},
@@ -213,4 +213,21 @@ def test_a_replay_that_differs_says_so() -> None:
         {key_of("ann"): ann},
         {**live, key_of("eve"): ann},
     ):
-        assert not compare(records, wrong, encoder).good
+        assert not compare(records, wrong, [encoder]).good
+
+
+def test_each_arms_rows_are_compared_under_their_own_space() -> None:
+    """Planted: a challenger's row with another state was equal before, in all that belongs to no space."""
+    champion, challenger = toy_encoder(), replace(toy_encoder(2), space="b" * 16)
+    ann, bob = key_of("ann"), key_of("bob")
+    records = [
+        replace(RECORD, sequence=n, event=behaviour(n, f"i{n}"), user_key=user)
+        for n, user in enumerate((ann, bob) * 3)
+    ]
+    live = rebuild(records, champion) | {bob: rebuild(records, challenger)[bob]}
+    both = [champion, challenger]
+    verdict = compare(records, live, both)
+    assert (verdict.good, verdict.equal, verdict.other_space) == (True, 2, 0)
+    wrong = {**live, bob: replace(live[bob], state=live[bob].state + 1)}
+    assert compare(records, wrong, both).differing == [f"{RECORD.shard}:1"]
+    assert compare(records, wrong, [champion]).other_space == 1  # and it says that it did not look

@@ -86,6 +86,9 @@ class History:
         try:
             self._live()
             self._settle()
+            if self._erases and self.world.rng.random() < 0.3 and not self.world.violations:
+                self._erase()  # nothing goes wrong any more: it must succeed
+                self._settle()
             judge(self.world, self.log, self.table, self.bucket, self.shoppers, self.acknowledged.lost)
             if self.firehose is not None:
                 judge_archive(self.world, self.firehose)
@@ -334,7 +337,9 @@ class History:
         skew_s = world.rng.choice((0, 0, 0, -3_600, 3_600, -86_400, 86_400))
         try:
             told = self._eraser.erase(shopper.key, SHOP.keys, int(world.now_s) + skew_s)
-        except (Crash, Unavailable):
+        except (Crash, Unavailable) as error:
+            if world.calm and world.now_s >= world.outage_ends_s:
+                world.wrong(f"{shopper.key}: asked to be forgotten in vain: {error}")
             return
         require_gone(world, self.log, self.table, shopper, receipt_of(told.receipt))
         if self.firehose is not None:

@@ -22,7 +22,7 @@ from functions.aws.rows import Fetched, Rows, to_item
 from functions.core import batches, erasure, fold, sealed, user_row
 from functions.core.archived import Archived, DataKey, Forgotten
 from functions.core.batches import StreamRecord
-from functions.core.errors import VersionConflict
+from functions.core.errors import Unavailable, VersionConflict
 from functions.core.fold import Encoder
 from functions.core.histories import Histories
 from functions.core.pointer import Pointer
@@ -294,6 +294,19 @@ def _each_line(lines: Any, secrets: Mapping[str, bytes], seen: Any) -> Iterator[
 _real_lines, _real_read_lines = archive.Archiver.lines, sealed.read_lines
 
 
+def _over_version_zero(self: Any, key: str, receipt: bytes, position: Any, now_s: int, older: bytes) -> bytes:
+    """The tombstone is put as if there never were a row."""
+    for _ in range(me.TRIES):
+        row = self.rows.get(key)
+        if row and (row.erased == receipt or row.mark(position.shard) >= int(position.sequence)):
+            return b""
+        new = replace(erasure.tombstone(row, receipt, now_s), wid=receipt, version=1)
+        with suppress(VersionConflict):
+            self.rows.put(key, new, 0, now_s)
+            return b""
+    raise Unavailable("another writer was faster")
+
+
 def _bury_in_any_case(self: Any, key: str, receipt: bytes, position: Any, *more: Any) -> bytes:
     """Whether the log has brought the erasure to the row already is not looked at."""
     return _real_bury(self, key, receipt, replace(position, sequence=str(10**130)), *more)
@@ -352,6 +365,7 @@ BUGS: dict[str, Callable[[], list[Bug]]] = {
     "a record without a line where its key was contested": lambda: [(archive.Archiver, "_line", _once)],
     "an archived line read twice": lambda: [(simulated_archive, "read_lines", _each_line)],
     "a tombstone over an erasure that is done": lambda: [(me.Eraser, "_bury", _bury_in_any_case)],
+    "an erasure where there is no row alone": lambda: [(me.Eraser, "_bury", _over_version_zero)],
     "an erasure that the stream does not do": lambda: [(erasure, "_known", lambda row, erased: True)],
     "an erasure that counts each time": lambda: [(erasure, "_known", lambda row, erased: False)],
     "a tombstone that forgets its place in the log": lambda: [

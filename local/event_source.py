@@ -1,6 +1,13 @@
 """Lambda's event-source mapping for a Kinesis shard, without its I/O: batches, retries, bisects, discards.
 
-The rules are those of AWS's guide ("Using AWS Lambda with Amazon Kinesis", parameters and error handling).
+The rules are those of AWS's developer guide for Lambda (docs.aws.amazon.com/lambda/latest/dg/…):
+- with-kinesis: a batch is complete by size, window or 6 MB; a shard's records stay in order;
+- services-kinesis-batchfailurereporting: what an answer acknowledges (`acknowledged`); with bisect on too,
+  the batch is cut at the returned sequence number, and what is left is tried again;
+- kinesis-on-failure-destination: retries end by age or by number, whichever comes first; a split uses up none
+  of that number; what a destination is told (`discarded`), where Lambda may tell of several batches at once;
+- services-kinesis-parameters: bounds and defaults (`MappingSettings`). The least age, 60 s, is that of the
+  announcement of December 2019; the guide's table has -1 alone.
 Where the guide is silent: a batch whose first record failed again is halved (with bisect on), and what a
 batch has used up of its retries goes on to its halves. Nothing here sleeps: `step` says how long to wait.
 """
@@ -14,6 +21,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, Protocol
+from uuid import NAMESPACE_URL, uuid5
 
 from functions.core.errors import VitrineError
 
@@ -311,8 +319,15 @@ def discarded(batch: Batch, shard: str, arn: str, condition: str, now: float) ->
     if batch.error is not None:
         response["functionError"] = "Unhandled"
     first, last = batch.records[0], batch.records[-1]
+    region, account = arn.split(":")[3:5]
+    request = {
+        "requestId": str(uuid5(NAMESPACE_URL, f"{arn}/{shard}/{first.sequence}/{batch.invocations}")),
+        "functionArn": f"arn:aws:lambda:{region}:{account}:function:local",
+        "condition": condition,
+        "approximateInvokeCount": batch.invocations,
+    }
     return {
-        "requestContext": {"condition": condition, "approximateInvokeCount": batch.invocations},
+        "requestContext": request,
         "responseContext": response,
         "version": "1.0",
         "timestamp": _instant(now),

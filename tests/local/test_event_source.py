@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from uuid import UUID
 
 import pytest
 from hypothesis import given, settings
@@ -313,7 +314,9 @@ def test_after_the_retries_the_batch_goes_to_the_destination_and_the_shard_goes_
     assert world.batches == [s(1, 2)] * (1 + max_retries) + [s(3, 4)]
     assert world.saved == ["2", "4"]
     [told] = world.told
+    assert UUID(told["requestContext"].pop("requestId"))
     assert told["requestContext"] == {
+        "functionArn": "arn:aws:lambda:" + ":".join(ARN.split(":")[3:5]) + ":function:local",
         "condition": "RetryAttemptsExhausted",
         "approximateInvokeCount": 1 + max_retries,
     }

@@ -21,6 +21,7 @@ STEPS_PER_EPOCH = 50  # at least, where a small log would be a handful of full b
 SMALLEST_BATCH = 256  # events
 IN_TWO = 0.1  # share of the windows that are cut in two
 OTHERWISE = 0.75  # share of the openings that are taken as the other kind
+AHEAD = 0.5  # share of the targets that are drawn from what comes within the horizon
 
 
 @dataclass(frozen=True)
@@ -104,10 +105,11 @@ class Histories:
     columns: Tensor  # int32 [5, n], as of Windows
     first: Tensor  # int64 [U]
     stop: Tensor  # int64 [U]; the last event of a user is not in, for nothing follows it
+    within: Tensor  # int64 [n], on the CPU: place of the user's last event within the horizon of each event
 
     def to(self, device: torch.device) -> Histories:
         """The same with its columns on a device; where to cut is decided on the CPU."""
-        return Histories(self.columns.to(device), self.first, self.stop)
+        return replace(self, columns=self.columns.to(device))
 
     def cut(self, length: int, shuffle: torch.Generator | None = None) -> Windows:
         """Every event in one window of at most `length`, cut from a history's end; one that fits stays whole.
@@ -132,8 +134,24 @@ class Histories:
         gaps = self.columns[2].cpu()
         windows = Windows(self.columns, start, stop - start, gaps[start].long())
         if shuffle is not None:
+            windows = replace(windows, columns=self._looking_ahead(shuffle))
             windows = _cut_in_two(_met_in_the_middle(windows, gaps, shuffle), shuffle)
         return windows.to(self.columns.device)
+
+    def _looking_ahead(self, shuffle: Generator) -> Tensor:
+        """The columns with AHEAD of the targets, and their contexts, drawn from all within the horizon.
+
+        A list is judged by what comes in days, not by the next event alone (the dense all-action loss of
+        PinnerFormer, Pancha et al. 2022, section 3.3.2); and the next event is often of the same visit. Where
+        the horizon ends before the next event, that stays the target.
+        """
+        place = torch.arange(len(self.within))
+        later = (self.within - place).clamp(min=0)
+        if not later.gt(1).any():
+            return self.columns
+        drawn = place + (torch.rand(place.shape, generator=shuffle, dtype=torch.float64) * later).long()
+        drawn = torch.where(torch.rand(place.shape, generator=shuffle) < AHEAD, drawn, place)
+        return torch.cat([self.columns[:4], self.columns[4:, drawn.to(self.columns.device)]])
 
 
 def _met_in_the_middle(windows: Windows, gaps: Tensor, shuffle: Generator) -> Windows:
@@ -165,15 +183,19 @@ class HeldOut:
     targets: list[NDArray[np.int64]]
 
 
-def histories(log: Interactions) -> Histories:
-    """What there is to learn from; raises ValueError if no user has two events."""
-    columns, _, first, last = _by_user(log)
+def histories(log: Interactions, horizon_s: int = 0) -> Histories:
+    """What there is to learn from; raises ValueError if no user has two events.
+
+    horizon_s: seconds after an event within which its target may lie; 0: the next event, always.
+    """
+    columns, user, first, last = _by_user(log)
     some = last - first > 1
     if not some.any():
         raise ValueError(
             f"{events_of(log)} to learn from, no training pair; expected a user with 2 events or more"
         )
-    return Histories(columns, *(torch.from_numpy(bound[some]) for bound in (first, last - 1)))
+    within = _within(user, log.time_s[_order(log)], horizon_s)
+    return Histories(columns, *map(torch.from_numpy, (first[some], last[some] - 1, within)))
 
 
 def held_out(log: Interactions, targets: Mapping[int, NDArray[np.int64]], length: int) -> HeldOut:
@@ -193,12 +215,29 @@ def held_out(log: Interactions, targets: Mapping[int, NDArray[np.int64]], length
 
 def _by_user(log: Interactions) -> tuple[Tensor, NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]]:
     """Columns [6, n] sorted by user, the users [n], and where each user's events begin and end."""
-    order = np.argsort(log.user, kind="stable")
-    order = order[log.kind[order] != IMPRESSION]
+    order = _order(log)
     user = log.user[order]
     first = np.flatnonzero(np.r_[True, user[1:] != user[:-1]]) if len(user) else np.zeros(0, np.int64)
     last = np.r_[first[1:], len(user)]
     return _columns(log, order, first, last), user, first, last
+
+
+def _order(log: Interactions) -> NDArray[np.int64]:
+    """Rows of the log by user, oldest first; what was only shown is not among them."""
+    order = np.argsort(log.user, kind="stable")
+    kept: NDArray[np.int64] = order[log.kind[order] != IMPRESSION]
+    return kept
+
+
+def _within(user: NDArray[np.int32], time_s: NDArray[np.int64], horizon_s: int) -> NDArray[np.int64]:
+    """Place of the same user's last event within the horizon of each; by user, oldest first, [n] -> [n]."""
+    if not horizon_s:
+        return np.arange(len(user))
+    since_s = time_s - time_s.min()
+    nth = np.cumsum(np.diff(user, prepend=user[:1]) != 0)
+    key = nth * (since_s.max() + horizon_s + 1) + since_s  # no horizon reaches the next user's first
+    place: NDArray[np.int64] = np.searchsorted(key, key + horizon_s, side="right") - 1
+    return place
 
 
 def _columns(

@@ -84,7 +84,7 @@ class Run:
         self, parts: Split, features: ItemFeatures, shape: Shape, options: Options, out: Path
     ) -> None:
         self.options, self.out = options, out
-        self.histories = histories(parts.train)
+        self.histories = histories(parts.train, options.horizon_s)
         self.train = self.histories.cut(options.window)
         self.held = held_out(parts.train, parts.targets, options.window)
         self.events = self.train.batch_events(options.batch * options.window)

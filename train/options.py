@@ -19,6 +19,7 @@ class Options:
     loss: str = "softmax"
     learning_rate: float = 2e-3
     item_rate: float = 30.0  # times the learning rate, for the items' ids: a row is seldom met
+    horizon_s: int = 0  # a part of the targets is drawn from what comes within; 0: what comes next, always
     weight_decay: float = 0.05
     average: float = 1.0  # epochs that the average of the weights looks back; 0: the last weights themselves
     clip: float = 1.0
@@ -35,7 +36,7 @@ class Options:
                 raise ValueError(f"options.{name} is {getattr(self, name)}; expected at least 1")
         if not self.item_rate > 0:
             raise ValueError(f"options.item_rate is {self.item_rate}; expected more than 0")
-        for name in ("learning_rate", "weight_decay", "average", "save_every_s"):
+        for name in ("learning_rate", "horizon_s", "weight_decay", "average", "save_every_s"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"options.{name} is {getattr(self, name)}; expected at least 0")
         if self.window < 2:

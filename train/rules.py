@@ -27,6 +27,7 @@ class Facts:
     users: int
     events: int  # impressions aside
     repeats: float = 1.0  # share of the events whose item the user has met before
+    horizon_s: int = 0  # how long a list is judged by what comes; 0: by the next event alone
 
     @property
     def length(self) -> float:
@@ -34,12 +35,12 @@ class Facts:
         return self.events / max(self.users, 1)
 
 
-def facts(log: Interactions) -> Facts:
-    """Counts of what there is to learn from."""
+def facts(log: Interactions, horizon_s: int = 0) -> Facts:
+    """Counts of what there is to learn from, for lists that are judged by what comes within the horizon."""
     counted = log.kind != IMPRESSION
     user, item, items = log.user[counted], log.item[counted], len(log.item_ids)
     pairs = len(np.unique(user.astype(np.int64) * items + item))
-    return Facts(items, len(np.unique(user)), len(user), 1 - pairs / max(len(user), 1))
+    return Facts(items, len(np.unique(user)), len(user), 1 - pairs / max(len(user), 1), horizon_s)
 
 
 def shape_for(known: Facts, categories: int = 0, brands: int = 0, content: bool = False) -> Shape:
@@ -72,4 +73,4 @@ def options_for(known: Facts, chosen: Options, epochs: int | None = None) -> Opt
     history = "masked" if known.repeats <= MET_AGAIN else "weighed"
     if not chosen.scores_every(known.items):
         history = "free"
-    return replace(chosen, epochs=epochs, item_rate=rate, history=history)
+    return replace(chosen, epochs=epochs, item_rate=rate, history=history, horizon_s=known.horizon_s)

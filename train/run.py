@@ -73,6 +73,7 @@ class Task:
     vocabulary: Vocabulary
     parts: Split  # what may be learnt from, and the test
     inner: Split  # what is learnt from, and the validation
+    horizon_s: int  # how long the validation is; 0 where it is the next event
 
     @classmethod
     def of(cls, log: Log, how: str, seed: int) -> Task:
@@ -83,7 +84,8 @@ class Task:
         least, most = VALIDATION_USERS
         judges = min(max(VALIDATION_SCORES // len(interactions.item_ids), least), most)
         inner = split(parts.train, how, judges, seed)
-        return cls(interactions, products, features, vocabulary, parts, inner)
+        horizon_s = _latest_s(parts.train) - _latest_s(inner.train) if how == "time" else 0
+        return cls(interactions, products, features, vocabulary, parts, inner, horizon_s)
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,7 @@ def _read(asked: Asked) -> tuple[Log, str]:
 
 def _settings(task: Task, asked: Asked) -> tuple[Shape, Options]:
     """What the rules say of such a log, and what was asked for instead."""
-    known = facts(task.inner.train)
+    known = facts(task.inner.train, task.horizon_s)
     names = task.vocabulary
     shape = replace(
         shape_for(known, len(names.categories), len(names.brands), bool(task.products)),
@@ -240,6 +242,10 @@ def _close(task: Task, out: Path, seed: int) -> None:
     write_popularity(out, task.log)
     write_held_out(out, task.parts, seed)
     (out / UNFINISHED).unlink(missing_ok=True)
+
+
+def _latest_s(log: Interactions) -> int:
+    return int(log.time_s.max())
 
 
 def catalogue(

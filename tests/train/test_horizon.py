@@ -1,0 +1,96 @@
+"""Targets from within the horizon: whose they are, when they are, and how many."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from train.dataset import AHEAD, DISMISS, Batch, histories
+from train.log import Interactions
+from train.options import Options
+from train.rules import Facts, facts, options_for
+
+USERS, LENGTH, EVERY_S = 12, 30, 60
+
+
+def visitors() -> Interactions:
+    """Every event of every user has an item of its own, and they come a minute apart, user by user apart."""
+    nth = np.arange(USERS * LENGTH)
+    time_s, user = np.divmod(nth, USERS)
+    kind, value = np.ones(len(nth), np.int8), np.full(len(nth), np.nan, np.float32)
+    item = (user * LENGTH + time_s).astype(np.int32)
+    ids = [f"sku-{i}" for i in range(len(nth))]
+    return Interactions(user.astype(np.int32), item, kind, time_s * EVERY_S, value, list(map(str, nth)), ids)
+
+
+def batch(horizon_s: int, seed: int | None = 0, log: Interactions | None = None) -> Batch:
+    shuffle = None if seed is None else torch.Generator().manual_seed(seed)
+    made = histories(visitors() if log is None else log, horizon_s).cut(LENGTH, shuffle)
+    return made.batch(torch.arange(len(made.length)))
+
+
+def ahead(made: Batch) -> torch.Tensor:
+    """How many events after the position each target comes, [P]."""
+    known = made.target >= 0
+    assert torch.equal(made.target[known] // LENGTH, made.item[known] // LENGTH)  # the same user's
+    return made.target[known] - made.item[known]
+
+
+@pytest.mark.parametrize("minutes", [2, 3, 7, LENGTH])
+def test_a_target_is_the_users_own_and_within_the_horizon(minutes: int) -> None:
+    steps = torch.cat([ahead(batch(minutes * EVERY_S, seed)) for seed in range(20)])
+    assert steps.min() == 1
+    assert steps.max() == min(minutes, LENGTH - 1)
+
+
+def test_every_event_in_the_horizon_is_drawn_alike() -> None:
+    steps = torch.cat([ahead(batch(4 * EVERY_S, seed)) for seed in range(60)]).bincount()[1:] / USERS / 60
+    share = steps / steps.sum()
+    assert share[1:].numpy() == pytest.approx([AHEAD / 4] * 3, abs=0.02)  # the last few have fewer to draw
+    assert share[0] == pytest.approx(1 - AHEAD * 3 / 4, abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("horizon_s", "seed"), [(0, 0), (EVERY_S - 1, 0), (EVERY_S, 0), (LENGTH * EVERY_S, None)]
+)
+def test_the_next_event_is_the_target_without_a_horizon_and_in_validation(
+    horizon_s: int, seed: int | None
+) -> None:
+    assert ahead(batch(horizon_s, seed)).unique().tolist() == [1]
+
+
+def test_the_same_seed_draws_the_same_and_another_seed_others() -> None:
+    made = histories(visitors(), 10 * EVERY_S)
+    drawn = [made.cut(LENGTH, torch.Generator().manual_seed(seed)).columns for seed in (1, 1, 2)]
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+    assert torch.equal(drawn[0][:4], made.columns[:4])
+
+
+def test_a_target_keeps_its_own_context() -> None:
+    log = visitors()
+    device = (log.item % 5).astype(np.int16)
+    log = dataclasses.replace(log, device=device, devices=list("abcde"))
+    plain, drawn = batch(0, 3, log), batch(10 * EVERY_S, 3, log)
+    (rows, codes), pairs = (
+        (made.target[made.target >= 0].tolist(), made.context[made.target >= 0].tolist())
+        for made in (plain, drawn)
+    )
+    context_of = dict(zip(rows, codes, strict=True))
+    assert len(set(context_of.values())) > 1
+    assert all(context_of[row] == code for row, code in zip(*pairs, strict=True))
+
+
+def test_what_is_dismissed_is_no_target() -> None:
+    log = visitors()
+    log.kind[log.item % 3 == 0] = DISMISS
+    drawn = [batch(5 * EVERY_S, seed, log).target for seed in range(5)]
+    assert all((some[some >= 0] % 3 != 0).all() for some in drawn)
+    assert any((some[:, :-1] >= 0).any() for some in drawn)
+
+
+def test_the_horizon_is_as_long_as_the_validation_of_a_split_by_time() -> None:
+    assert options_for(Facts(10, 10, 1_000), Options()).horizon_s == 0
+    assert options_for(Facts(10, 10, 1_000, horizon_s=86_400), Options()).horizon_s == 86_400
+    assert facts(visitors(), 120).horizon_s == 120

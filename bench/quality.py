@@ -14,7 +14,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -28,17 +28,19 @@ from bench.quality_report import write_report
 from bench.tuning import METHODS, Space, content_space, defaults, tune
 from export.handover import read_products
 from train.__main__ import main as train
-from train.baselines import Baseline, ContentKNN
-from train.baselines.ranking import item_counts
+from train.baselines import Baseline, ContentKNN, Scores
+from train.baselines.ranking import Floats, Rows, item_counts
 from train.card import hardware, versions
 from train.checkpoint import WEIGHTS, load
-from train.evaluate import candidates, embed_items
+from train.evaluate import Candidates, embed_items
+from train.report import Served
 from train.slices import WIDE_CUT
 
 SHARED = ROOT.parent / "shared" / "data"
 SOURCES = {
     "ml-1m": SHARED / "ml-1m" / "ml-1m.txt.xz",
     "online-retail": SHARED / "online_retail.parquet",
+    "online-retail-held-out": SHARED / "online_retail.parquet",
     "complete-journey": ROOT,  # in a package, always there
 }
 CONTENT_KNN = "content-KNN"
@@ -137,6 +139,8 @@ class Bench:
         """Test and validation; None where the method cannot be asked of this data set."""
         test, validation = self.loaded.test, self.loaded.validation
         if not method.startswith(NEW):
+            if self.loaded.data.only_new:
+                return None
             return None if self.loaded.data.timeless and method in RECENCY else (test, validation)
         new, new_before = test.on_new(), validation.on_new()
         if new is None or new_before is None or not self.loaded.has_content:
@@ -195,20 +199,36 @@ def measure_ours(loaded: Loaded, folder: Path) -> Result:
         expected = f"expected the {len(loaded.log.item_ids)} items of this log, in their order"
         raise ValueError(f"{folder}: another catalogue, of {len(meta.item_ids)} items; {expected}")
     features, test = read_products(folder, meta).features, loaded.test
-    table = embed_items(towers, features)
-    found = candidates(test.train, test.users, towers, table, kinds=meta.repeats.kinds)
-    wide = table.astype(np.float32)
+    served = Served.of(towers, features, meta.repeats)
+    found = served.proposed(test.train, test.users)
+    wide = served.table.astype(np.float32)
     lists = np.stack([each.top(meta.repeats, wide, WIDE_CUT) for each in found])
     result: Result = {"measured": test.measure_lists(lists), "validation": meta.metrics.get("ndcg@10")}
     if (folder / METRICS).exists():
         result["train_s"] = _read(folder / METRICS).get("seconds")
     of_new = test.on_new()
     if of_new is not None and loaded.has_content:
-        by_content = embed_items(towers, features, item_counts(test.train) == 0).astype(np.float32)
-        vectors = np.zeros((len(test.train.user_ids), wide.shape[1]), np.float32)
-        vectors[test.users] = np.stack([each.vector for each in found])
-        result["new products"] = of_new.measure(lambda users: vectors[users] @ by_content.T)
+        by_content = embed_items(towers, features, item_counts(test.train) == 0)
+        proposed = dict(zip(test.users, found, strict=True))
+        result["new products"] = of_new.measure(new_scores(replace(served, table=by_content), proposed))
     return result
+
+
+def new_scores(served: Served, proposed: Mapping[int, Candidates]) -> Scores:
+    """What is served of products without a history: their dot products, and what they inherit.
+
+    proposed: by user. The shift that all of them have alike decides nothing among themselves.
+    """
+    wide = served.table.astype(np.float32)
+
+    def scores(users: Rows) -> Floats:
+        found: Floats = np.stack([proposed[user].vector for user in users.tolist()]) @ wide.T
+        for row, user in zip(found, users.tolist(), strict=True):
+            inherited = served.repeats.inheritance(proposed[user].own, served.alike)
+            row[list(inherited)] += np.array(list(inherited.values()), np.float32)
+        return found
+
+    return scores
 
 
 def collect(out: Path) -> dict[str, Result]:

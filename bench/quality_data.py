@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.held_out import write_held_out
 from bench.ranks import gains, hits, rank_by_scores
 from functions.core.features import ItemFeatures
 from train.baselines import Scores, top
@@ -59,6 +60,7 @@ class DataSet:
     how: str
     files: Callable[[Path, Path], Files]
     timeless: bool = False  # no times, and nothing is met twice: recency means nothing
+    only_new: bool = False  # new products alone are asked for
 
     @property
     def masked(self) -> bool:
@@ -75,6 +77,10 @@ def _journey(source: Path, folder: Path) -> Files:
     return Files(events, items, JOURNEY_MAP)
 
 
+def _retail_held_out(source: Path, folder: Path) -> Files:
+    return Files(*write_held_out(source, RETAIL_MAP, folder))
+
+
 DATA = {
     "ml-1m": DataSet("ml-1m", "MovieLens 1M, leave-one-out", "leave-one-out", _ml_1m, timeless=True),
     "complete-journey": DataSet("complete-journey", "Complete Journey, split by time", "time", _journey),
@@ -83,6 +89,13 @@ DATA = {
         "Online Retail, split by time",
         "time",
         lambda source, folder: Files(source, mapping=RETAIL_MAP),
+    ),
+    "online-retail-held-out": DataSet(
+        "online-retail-held-out",
+        "Online Retail, a tenth of the products only in the test",
+        "time",
+        _retail_held_out,
+        only_new=True,
     ),
 }
 

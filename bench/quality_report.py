@@ -94,8 +94,9 @@ def _section(name: str, found: Result, leave_one_out: Result | None) -> list[str
     if DATA[name].masked:
         lines += _leave_one_out(plain, leave_one_out)
     else:
-        lines += _by_time(plain)
-        lines += ["", "### New products", "", *_new_products(methods)]
+        if not DATA[name].only_new:
+            lines += [*_by_time(plain), ""]
+        lines += ["### New products", "", *_new_products(methods)]
     return [*lines, "", "### Tuning and time", "", *_tuning(methods)]
 
 
@@ -131,7 +132,7 @@ def _new_products(methods: Mapping[str, Result]) -> list[str]:
     if not rows:
         return ["No test user has one with content among the targets, or this was not run."]
     ours = methods.get(OURS, {}).get("new products")
-    rows.append((f"{OURS} (content alone, id 0)", *(_cells(ours["all"]) if ours else ["not run"] * 3)))
+    rows.append((f"{OURS} (content and what it inherits)", *(_cells(ours["all"]) if ours else ["not run"] * 3)))
     some = next(result for method, result in methods.items() if method.startswith(NEW))
     users = some["measured"]["all"]["users"]
     text = (

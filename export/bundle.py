@@ -20,15 +20,19 @@ from export.origins import ORIGINS, origins
 from export.score import require_finite
 from export.scorers import NBITS, write_scorer
 from export.towers import export_item_tower, export_user_tower
+from functions.core.alike import ALIKE
 from functions.core.bundle import Manifest, describe, state_space, write_manifest
 from functions.core.catalogue import Product, write_catalogue
 from functions.core.context import TABLE
 from functions.core.features import GAP_BUCKETS, VALUE_BUCKETS, ItemFeatures
+from functions.core.repeats import NOBODY, Repeats
 from functions.core.runtime import OnnxStep
 from functions.core.served import golden
 from functions.core.slots import Slot, dump_slots
 from functions.core.user_row import Float16
+from train.alike import find_alike
 from train.checkpoint import Meta
+from train.refit import without_id
 from train.towers import Towers
 
 CHUNK = 8192  # items embedded in one call
@@ -61,7 +65,8 @@ def write_files(source: Source, slots: Mapping[str, Slot], out: Path) -> None:
     """Every file of the bundle but the manifest, into the empty folder `out`."""
     export_user_tower(source.towers, out / "user_tower.onnx")
     export_item_tower(source.towers, out / "item_tower.onnx")
-    features, tower_ids = source.products.features, np.arange(1, source.items + 1)
+    features = source.products.features
+    tower_ids = np.where(without_id(source.towers.item), 0, np.arange(1, source.items + 1))
     embeddings = embed(out / "item_tower.onnx", features, tower_ids)
     require_finite(embeddings)
     require_finite(source.towers.context.table.detach().half().numpy(), "context row")
@@ -72,6 +77,7 @@ def write_files(source: Source, slots: Mapping[str, Slot], out: Path) -> None:
     popularity = read_popularity(source.folder, source.items)
     write_items(source.products.shown, popularity, showable, out)
     origins(tower_ids, popularity, features).tofile(out / ORIGINS)
+    write_alike(features, tower_ids == 0, showable, source.meta.repeats, out)
     (out / "slots.json").write_text(dump_slots(slots), encoding="utf-8")
     _write_json(out / "vocabulary.json", source.meta.vocabulary)
 
@@ -80,6 +86,15 @@ def write_items(shown: list[Product], popularity: NDArray[np.float32], showable:
     """The catalogue of all N rows, and the popular ones among the first `showable`."""
     write_catalogue(out / "catalogue.sqlite", shown)
     _write_json(out / "fallback.json", fallback(shown[:showable], popularity[:showable]))
+
+
+def write_alike(
+    features: ItemFeatures, new: NDArray[np.bool_], showable: int, repeats: Repeats, out: Path
+) -> None:
+    """Who inherits from whom, of the N rows that these are the features of; no file where nobody does."""
+    alike = find_alike(features, new, showable) if repeats.inherited else NOBODY
+    if len(alike.heirs):
+        (out / ALIKE).write_bytes(alike.to_bytes())
 
 
 def finish(

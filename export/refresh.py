@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export.bundle import embed, golden_histories, write_items
+from export.bundle import embed, golden_histories, write_alike, write_items
 from export.handover import product
 from export.levels import recall
 from export.origins import ORIGINS, Origins, origins, read_origins
@@ -34,6 +34,7 @@ from functions.core.served import ServedBundle, golden, golden_vectors, open_bun
 from functions.core.user_row import Float16
 from train.log import read_catalogue
 from train.mapping import Mapping as Names
+from train.vectors import padded
 
 KEPT = ("user_tower.onnx", "item_tower.onnx", "vocabulary.json", "slots.json", TABLE)
 CHECKED = (
@@ -66,6 +67,7 @@ class _Rows:
     before: NDArray[np.int64]  # [N'] the row in the old bundle, -1: new
     embeddings: Float16  # [N', d]
     origins: Origins  # [N']
+    features: ItemFeatures  # [N']; of what the new catalogue lacks, as far as the old one tells
 
 
 def refresh(old: Path, items: Path | str, mapping: Names | None, out: Path) -> tuple[str, Refreshed]:
@@ -92,17 +94,28 @@ def _rows(
     showable = sum(bool(line.get("title")) for line in lines)
     if not showable:
         raise BadRefresh(f"{items}: no product with a title; expected one at least")
-    features = _features(lines, old, vectors, items)
     ids = [str(line["item_id"]) for line in lines]
     known = served.catalogue.rows_of_ids(ids)
     named = np.array([known.get(item_id, -1) for item_id in ids], np.int64)
     rest = np.setdiff1d(np.arange(served.manifest.items), named)
     before = np.concatenate([named, rest])
-    shown = [product(line) for line in lines] + served.catalogue.products(rest.tolist())
+    gone = served.catalogue.products(rest.tolist())
+    shown = [*(product(line) for line in lines), *gone]
+    content = [*lines, *(_content(each) for each in gone)]
+    everything = _features(content, old, padded(vectors, len(shown)), items)
+    features = _take(everything, np.arange(len(lines)))
     was = read_origins(old, served.manifest.items)
     now = _origins(was, named, features)
     embeddings = _embeddings(old, served, before, now, was, features)
-    return _Rows(shown, showable, before, embeddings, np.concatenate([now, was[rest]])), features
+    now_all = np.concatenate([now, was[rest]])
+    return _Rows(shown, showable, before, embeddings, now_all, everything), features
+
+
+def _content(gone: Product) -> Mapping[str, Any]:
+    """A product that the catalogue no longer has, as a line of it; what has no title is shown by its id."""
+    title = None if gone.title == gone.item_id else gone.title
+    names = ("category", "brand", "price", "tags")
+    return {"title": title, **{name: getattr(gone, name) for name in names}}
 
 
 def _features(
@@ -174,6 +187,7 @@ def _write(served: ServedBundle, old: Path, rows: _Rows, out: Path) -> tuple[str
     rows.embeddings.astype("<f2").tofile(out / "embeddings.f16")
     write_items(rows.shown, rows.origins["popularity"], rows.showable, out)
     rows.origins.tofile(out / ORIGINS)
+    write_alike(rows.features, rows.origins["tower_id"] == 0, rows.showable, served.repeats, out)
     vectors = _visitors(served, rows)
     scorer = _write_scorer(served, rows, vectors, out)
     name = _write_manifest(served, rows, scorer, {}, out)

@@ -191,7 +191,7 @@ def _quality(
 def _ranked(served: ServedBundle, level: Level, row: UserRow) -> Top:
     """The ten that would be served at a level of precision."""
     best = level.top(row.vector, CANDIDATES)
-    ranked, _ = served.repeats.candidates(best, served.own(row), lambda rows: level.scores(row.vector, rows))
+    ranked, _ = served.ranked(best, row, lambda rows: level.scores(row.vector, rows))
     return _padded(ranked)
 
 

@@ -15,12 +15,13 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from functions.core.alike import Alike
 from functions.core.events import EVENT_TYPES, Event
 from functions.core.favourites import item_prefix
 from functions.core.features import Int64, ItemFeatures
 from functions.core.fold import Encoder, fold_histories
 from functions.core.histories import Histories, spans_of
-from functions.core.repeats import Own, Repeats
+from functions.core.repeats import NOBODY, Own, Repeats, Rows, Scores
 from functions.core.user_row import Float16, UserRow, event_hash, item_key
 from train.baselines import DEFAULTS, top
 from train.log import Interactions
@@ -175,15 +176,20 @@ def _hits(top: NDArray[np.int64], targets: list[NDArray[np.int64]], k: int) -> N
 
 @dataclass(frozen=True)
 class Candidates:
-    """One user's way to a list: the best rows by dot product, and the user's own."""
+    """One user's way to a list: the best rows by dot product, the user's own, and who inherits from them."""
 
     best: tuple[NDArray[np.int64], NDArray[np.float32]]
     own: Own
     vector: NDArray[np.float32]
+    alike: Alike = NOBODY
+
+    def ranked(self, repeats: Repeats, table: NDArray[np.float32]) -> tuple[Rows, Scores]:
+        """What would be served, best first, with its scores; table [N, d]."""
+        return repeats.candidates(self.best, self.own, lambda wanted: table[wanted] @ self.vector, self.alike)
 
     def top(self, repeats: Repeats, table: NDArray[np.float32], k: int) -> NDArray[np.int64]:
-        """The k rows that would be served, best first; table [N, d]; -1 where there are fewer."""
-        rows, _ = repeats.candidates(self.best, self.own, lambda wanted: table[wanted] @ self.vector)
+        """The first k rows of it; -1 where there are fewer."""
+        rows, _ = self.ranked(repeats, table)
         return np.pad(rows[:k], (0, max(0, k - len(rows))), constant_values=-1)
 
 
@@ -194,11 +200,12 @@ def candidates(
     table: Float16,
     context: NDArray[np.float32] | None = None,
     kinds: tuple[int, ...] = Repeats.kinds,
+    alike: Alike = NOBODY,
 ) -> list[Candidates]:
     """What each user's row, folded as it is when served, proposes from the embeddings `table` [N, d].
 
     context: vectors [U, d] of the moments at which the users ask (`train.context.request_vectors`). kinds:
-    the event types that the repeat term counts.
+    the event types that the repeat term counts. alike: which new products inherit from which.
     """
     items = TowerItems(log.item_ids, table)
     encoder = torch_encoder(towers, items)
@@ -210,7 +217,7 @@ def candidates(
             vectors += context[len(found) : len(found) + len(part)]
         scores, best = (torch.from_numpy(vectors) @ whole).topk(min(CANDIDATES, len(table)), 1)
         for row, s, b, vector in zip(part, scores.numpy(), best.numpy(), vectors, strict=True):
-            found.append(Candidates((b, s), Repeats(kinds=kinds).own(row, items.rows), vector))
+            found.append(Candidates((b, s), Repeats(kinds=kinds).own(row, items.rows), vector, alike))
     return found
 
 

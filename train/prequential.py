@@ -30,12 +30,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
+from functions.core.alike import Alike
 from functions.core.errors import VitrineError
 from functions.core.events import IMPRESSION, KINDS
 from functions.core.features import Vocabulary
 from functions.core.fold import Encoder, fold
-from functions.core.repeats import Repeats
+from functions.core.repeats import NOBODY, Repeats
 from functions.core.user_row import Float16, UserRow
+from train.alike import who_inherits
 from train.checkpoint import load
 from train.engines import ENGINES
 from train.evaluate import TowerItems, _event, embed_items, torch_encoder, user_rows
@@ -149,11 +151,16 @@ class Ranking:
     """The whole catalogue in the order that a row of a user gives it; table [N, d], popularity [N]."""
 
     def __init__(
-        self, item_ids: Sequence[str], table: Float16, repeats: Repeats, popular: NDArray[np.float32]
+        self,
+        item_ids: Sequence[str],
+        table: Float16,
+        repeats: Repeats,
+        popular: NDArray[np.float32],
+        alike: Alike = NOBODY,
     ) -> None:
         self.items = TowerItems(list(item_ids), table)
         self.table = torch.from_numpy(table.astype(np.float32))
-        self.repeats = repeats
+        self.repeats, self.alike = repeats, alike
         self.popular = torch.from_numpy(popular)
 
     def scores(self, rows: Sequence[UserRow]) -> Tensor:
@@ -163,13 +170,17 @@ class Ranking:
         for at, row in enumerate(rows):
             if not row.vector.any():
                 scores[at] = self.popular
-            elif self.repeats.weight:
-                self._repeat(scores[at], row)
+            else:
+                self._add(scores[at], row)
         return scores
 
-    def _repeat(self, scores: Tensor, row: UserRow) -> None:
-        for item, bonus in self.repeats.bonus(self.repeats.own(row, self.items.rows)).items():
+    def _add(self, scores: Tensor, row: UserRow) -> None:
+        own = self.repeats.own(row, self.items.rows)
+        for item, bonus in self.repeats.added(own, self.alike).items():
             scores[item] += bonus
+        if self.repeats.newcomer:
+            new = self.repeats.newcomers(np.arange(len(scores)), own, self.alike)
+            scores[torch.from_numpy(new)] += self.repeats.newcomer
 
     def places(self, rows: Sequence[UserRow], whose: Rows, item: Rows) -> tuple[Rows, Floats, Rows]:
         """Where row whose[p], ascending, puts item[p]: 0 the first, ties to the lower row, [P].
@@ -224,6 +235,7 @@ def prequential(
     repeats: Repeats | None = None,
     most_events: int = MOST_EVENTS,
     seed: int = 0,
+    alike: Alike = NOBODY,
 ) -> Walked:
     """Walk the events from `start_s` on; those before are every user's history.
 
@@ -241,7 +253,7 @@ def prequential(
             f"{start} events before {_when(start_s)}, {len(log.user) - start} after; expected both"
         )
     popular = popularity(take(log, np.arange(len(log.user)) < start))[: len(table)]
-    ranking = Ranking(log.item_ids[: len(table)], table, repeats or Repeats(), popular)
+    ranking = Ranking(log.item_ids[: len(table)], table, repeats or Repeats(), popular, alike)
     users = _drawn(log, start, most_events, seed)
     parts = [users[a : a + USERS_AT_ONCE] for a in range(0, len(users), USERS_AT_ONCE)]
     with tqdm(total=len(users), desc="prequential", unit="user", disable=None) as bar:
@@ -373,11 +385,12 @@ def evaluate_checkpoint(
     towers, meta = load(folder)
     lines = (folder / CATALOGUE).read_text(encoding="utf-8").rstrip("\n").split("\n")
     products = [json.loads(line) for line in lines]
-    table = embed_items(towers, read_features(folder, products, Vocabulary.read(meta.vocabulary)))
+    features = read_features(folder, products, Vocabulary.read(meta.vocabulary))
+    table, alike = embed_items(towers, features), who_inherits(towers, features, meta.repeats)
     log = onto(log, meta.item_ids)
     start_s = start_of_test(split(log, "time").train)
     encoder = torch_encoder(towers, TowerItems(list(meta.item_ids), table))
-    walked = prequential(log, start_s, encoder, table, meta.repeats, most_events, seed)
+    walked = prequential(log, start_s, encoder, table, meta.repeats, most_events, seed, alike)
     return {"start": _when(start_s), "seed": seed, "most_events": most_events, **summary(walked, seed)}
 
 

@@ -28,10 +28,16 @@ STEPS = 50  # of them, at most
 
 def placed_by_content(log: Interactions, features: ItemFeatures) -> NDArray[np.bool_]:
     """Whether the log has no event but impressions of an item whose content says something, [N]."""
-    items = len(log.item_ids)
-    says = [(column.reshape(items, -1) != 0).any(1) for column in features.columns().values()]
-    new: NDArray[np.bool_] = np.logical_or.reduce(says) & (event_counts(log) == 0)
+    new: NDArray[np.bool_] = says_something(features) & (event_counts(log) == 0)
     return new
+
+
+def says_something(features: ItemFeatures) -> NDArray[np.bool_]:
+    """Whether anything is known of a product beside its id, [N]."""
+    items = len(features.category)
+    says = [(column.reshape(items, -1) != 0).any(1) for column in features.columns().values()]
+    found: NDArray[np.bool_] = np.logical_or.reduce(says)
+    return found
 
 
 @torch.no_grad()
@@ -58,6 +64,13 @@ def refit(tower: ItemTower, log: Interactions, features: ItemFeatures) -> None:
     tower.ids.weight[0] = 0.0
     rest = trained - tower(torch.zeros(len(new), dtype=torch.int64), *columns)
     tower.ids.weight.copy_(torch.cat([mean[None], torch.where(torch.from_numpy(new)[:, None], mean, rest)]))
+
+
+def without_id(tower: ItemTower) -> NDArray[np.bool_]:
+    """Which rows [N] the tower places by their content alone, as it would place what comes later."""
+    ids = tower.ids.weight.detach()
+    without: NDArray[np.bool_] = (ids[1:] == ids[0]).all(1).numpy()
+    return without
 
 
 def design(tower: ItemTower, features: ItemFeatures) -> list[csr_matrix]:

@@ -16,10 +16,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from functions.core.alike import Alike
 from functions.core.events import IMPRESSION
 from functions.core.features import ItemFeatures
-from functions.core.repeats import Repeats
+from functions.core.repeats import NOBODY, Repeats
 from functions.core.user_row import Float16
+from train.alike import who_inherits
 from train.checkpoint import load, write_meta
 from train.context import has_context, request_vectors
 from train.evaluate import (
@@ -33,6 +35,7 @@ from train.evaluate import (
     metrics,
     torch_encoder,
 )
+from train.inheritance import Trial, choose_inheritance, hold_out
 from train.log import Interactions
 from train.prequential import prequential, start_of_test, summary
 from train.repeats import choose_repeats
@@ -52,15 +55,22 @@ Report = dict[str, object]
 
 @dataclass(frozen=True)
 class Served:
-    """A checkpoint as it answers: towers, embeddings of the catalogue [N, d], repeat term."""
+    """A checkpoint as it answers: towers, embeddings of the catalogue [N, d], repeat term, who inherits."""
 
     towers: Towers
     table: Float16
     repeats: Repeats
+    alike: Alike = NOBODY
+
+    @classmethod
+    def of(cls, towers: Towers, features: ItemFeatures, repeats: Repeats) -> Served:
+        """As it answers with this repeat term."""
+        return cls(towers, embed_items(towers, features), repeats, who_inherits(towers, features, repeats))
 
     def proposed(self, log: Interactions, users: list[int]) -> list[Candidates]:
         """What is proposed to each user after the user's history in the log."""
-        return candidates(log, users, self.towers, self.table, kinds=self.repeats.kinds)
+        kinds, alike = self.repeats.kinds, self.alike
+        return candidates(log, users, self.towers, self.table, kinds=kinds, alike=alike)
 
     def lists(self, proposed: list[Candidates]) -> Rows:
         """The first items of each list, [U, 20], best first, -1 where there are fewer."""
@@ -112,9 +122,25 @@ def choose(out: Path, features: ItemFeatures, inner: Split, watermark_s: int, se
     test = Exam.of(inner, REPEATS_USERS, seed)
     proposed = served.proposed(test.train, test.users)
     repeats = replace(choose_repeats(proposed, test.targets, served.table), kinds=kinds)
+    repeats = choose_inheritance(repeats, _new_products(served, repeats, features, test, proposed, seed))
+    alike = who_inherits(towers, features, repeats)
+    proposed = [replace(each, alike=alike) for each in proposed]
     validated = evaluate(proposed, repeats, test.targets, served.table)
     write_meta(out, replace(meta, repeats=repeats, watermark_s=watermark_s, metrics=validated))
     return {"validation": validated, "repeats": asdict(repeats)}
+
+
+def _new_products(
+    served: Served,
+    repeats: Repeats,
+    features: ItemFeatures,
+    test: Exam,
+    proposed: list[Candidates],
+    seed: int,
+) -> Trial | None:
+    """The trial of what a product without a history inherits, on the users of the validation."""
+    known = repeats, served.table
+    return hold_out(served.towers, test.train, features, test.users, test.targets, proposed, known, seed)
 
 
 def measure(
@@ -132,7 +158,7 @@ def measure(
     for none; it needs a split by time.
     """
     towers, meta = load(out)
-    served = Served(towers, embed_items(towers, features), meta.repeats)
+    served = Served.of(towers, features, meta.repeats)
     test = Exam.of(parts)
     print(f"ranking {len(test.users):,} test users through the serving fold", flush=True)
     proposed = served.proposed(test.train, test.users)
@@ -156,7 +182,9 @@ def measure(
 def _in_context(served: Served, test: Exam, log: Interactions) -> Report:
     """The test as it is when every user asks where and when the next event then came."""
     context = request_vectors(served.towers.context, log, test.train, test.users)
-    there = candidates(test.train, test.users, served.towers, served.table, context, served.repeats.kinds)
+    there = candidates(
+        test.train, test.users, served.towers, served.table, context, served.repeats.kinds, served.alike
+    )
     return {"test_in_context": evaluate(there, served.repeats, test.targets, served.table)}
 
 
@@ -254,5 +282,5 @@ def _estimates(top: Rows, test: Exam, seed: int, minus: Rows | None = None) -> R
 def _freshness(served: Served, log: Interactions, parts: Split, most_events: int, seed: int) -> Report:
     encoder = torch_encoder(served.towers, TowerItems(log.item_ids, served.table))
     start_s = start_of_test(parts.train)
-    walked = prequential(log, start_s, encoder, served.table, served.repeats, most_events, seed)
+    walked = prequential(log, start_s, encoder, served.table, served.repeats, most_events, seed, served.alike)
     return {"freshness": {"most_events": most_events, **summary(walked, seed)}}

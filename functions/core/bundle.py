@@ -31,6 +31,7 @@ FILES = (
     "slots.json",
     "vocabulary.json",
 )
+WHERE_THERE = ("alike.bin",)  # functions.core.alike: only where a product without a history inherits
 HASHERS = 2
 MAX_MANIFEST_BYTES = 4 * 2**20
 REPORT, SUMS = "report", "SHA256SUMS"  # for people: no part of what is fetched and served
@@ -83,8 +84,9 @@ def space_of_hashes(user_tower: str, item_tower: str) -> str:
 
 
 def describe(directory: Path, names: tuple[str, ...] = FILES) -> dict[str, FileEntry]:
-    """Hash and size of each file; raises CorruptBundle for one that is missing."""
-    return {name: _entry(directory / name) for name in names}
+    """Hash and size of each file; raises CorruptBundle for one of `names` that is missing."""
+    there = [name for name in WHERE_THERE if (directory / name).exists()]
+    return {name: _entry(directory / name) for name in (*names, *there)}
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> str:
@@ -143,8 +145,8 @@ def parse_manifest(data: bytes, place: str) -> Manifest:
         manifest = Manifest(**{**raw, "files": files})
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CorruptBundle(f"{place}: {error!r}; expected the fields of schema {SCHEMA}") from error
-    if set(files) != set(FILES):
-        wrong = sorted(set(files) ^ set(FILES))
+    wrong = sorted((set(files) ^ set(FILES)) - set(WHERE_THERE))
+    if wrong:
         raise CorruptBundle(f"{place}: files missing or unknown: {wrong}")
     return manifest
 

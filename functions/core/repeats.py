@@ -15,10 +15,12 @@ from math import log1p
 import numpy as np
 from numpy.typing import NDArray
 
+from functions.core.alike import Alike
 from functions.core.user_row import UserRow
 
 Rows = NDArray[np.int64]
 Scores = NDArray[np.float64]
+NOBODY = Alike()
 
 
 @dataclass(frozen=True)
@@ -39,13 +41,18 @@ class Repeats:
     `before`: what an event that the ring has forgotten counts against one that it still has.
 
     `kinds` are the event types that the log had, so that the numbers speak for: what purchases say of coming
-    back says nothing of views.
+    back says nothing of views. `inherited` and `inherited_half_life`: weight and half-life of what a product
+    without a history has from its like; `newcomer`: what every such product has added to its score, so that
+    it stands where it should among what is known.
     """
 
     weight: float = 0.0
     half_life: float = 32.0
     before: float = 1.0
     kinds: tuple[int, ...] = tuple(range(8))
+    inherited: float = 0.0
+    inherited_half_life: float = 64.0
+    newcomer: float = 0.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "kinds", tuple(self.kinds))  # JSON knows lists only
@@ -59,35 +66,64 @@ class Repeats:
         return Own(ring, {item: weight for item, weight in items if item is not None})
 
     def bonus(self, own: Own) -> dict[int, float]:
-        """Score to add, by item row.
+        """Score to add, by item row: weight · log(1 + Σ 2^(-age / half_life)), as `recency` has the sums."""
+        sums = self.recency(own, self.half_life)
+        return {row: self.weight * log1p(sum_) for row, sum_ in sums.items()}
 
-        weight · log(1 + Σ 2^(-age / half_life)), age counted in events after this one; those before the ring
-        are all as old as the ring is long, and weigh what their own half-life has left of them.
+    def recency(self, own: Own, half_life: float) -> dict[int, float]:
+        """Σ 2^(-age / half_life), by item row, age counted in events after this one.
+
+        Those before the ring are all as old as the ring is long, and weigh what their own half-life has left
+        of them.
         """
-        faded = self.before * 0.5 ** (len(own.ring) / self.half_life)
-        recency = {row: weight * faded for row, weight in own.before.items()}
+        faded = self.before * 0.5 ** (len(own.ring) / half_life)
+        sums = {row: weight * faded for row, weight in own.before.items()}
         for age, row in enumerate(reversed(own.ring)):
             if row is not None:
-                recency[row] = recency.get(row, 0.0) + 0.5 ** (age / self.half_life)
-        return {row: self.weight * log1p(sum_) for row, sum_ in recency.items()}
+                sums[row] = sums.get(row, 0.0) + 0.5 ** (age / half_life)
+        return sums
+
+    def inheritance(self, own: Own, alike: Alike) -> dict[int, float]:
+        """Score to add to new products that the visitor has not met, by item row; `newcomer` is not in it."""
+        if not self.inherited or not len(alike.heirs):
+            return {}
+        sums = alike.inherited(self.recency(own, self.inherited_half_life))
+        return {row: self.inherited * log1p(sum_) for row, sum_ in sums.items()}
+
+    def added(self, own: Own, alike: Alike) -> dict[int, float]:
+        """Score to add by item row, to the visitor's own items and to what inherits from them."""
+        return self.inheritance(own, alike) | (self.bonus(own) if self.weight else {})
 
     def candidates(
         self,
         best: tuple[NDArray[np.int64], NDArray[np.floating]],
         own: Own,
         score: Callable[[Rows], NDArray[np.floating]],
+        alike: Alike = NOBODY,
+        showable: int | None = None,
     ) -> tuple[Rows, Scores]:
-        """The `best` rows by dot product and the visitor's own, each once, with the term added, best first.
+        """The `best` rows by dot product and those with a term of their own, each once, best first.
 
-        `score` gives the dot products of rows [n] → [n]; it is asked for those of `own` that `best` lacks.
-        Ties go to the lower row.
+        `score` gives the dot products of rows [n] → [n]; it is asked for those that `best` lacks. Of what is
+        added only the first `showable` rows become candidates. Ties go to the lower row.
         """
-        bonus = self.bonus(own) if self.weight else {}
+        bonus = self.added(own, alike)
         rows, scores = best[0].astype(np.int64), best[1].astype(np.float64)
         lacking = np.array(sorted(bonus.keys() - set(rows.tolist())), np.int64)
+        lacking = lacking if showable is None else lacking[lacking < showable]
         if lacking.size:
             rows = np.concatenate([rows, lacking])
             scores = np.concatenate([scores, score(lacking).astype(np.float64)])
         scores = scores + np.array([bonus.get(row, 0.0) for row in rows.tolist()])
+        if self.newcomer:
+            scores = scores + self.newcomer * self.newcomers(rows, own, alike)
         order = np.lexsort((rows, -scores))
         return rows[order], scores[order]
+
+    def newcomers(self, rows: Rows, own: Own, alike: Alike) -> NDArray[np.bool_]:
+        """Which of `rows` are products without a history, unless the visitor has one with them."""
+        if not len(alike.heirs):
+            return np.zeros(len(rows), np.bool_)
+        met = [row for row in (*own.ring, *own.before) if row is not None]
+        new: NDArray[np.bool_] = alike.inherits[rows] & ~np.isin(rows, met)
+        return new

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from functions.core.alike import ALIKE, Alike, read_alike
 from functions.core.bundle import MANIFEST, Manifest, bundle_id, space_of_hashes, verify
 from functions.core.catalogue import Catalogue
 from functions.core.context import Context, read_context
@@ -19,7 +20,7 @@ from functions.core.engine import mapped, open_search, open_step
 from functions.core.errors import CorruptBundle
 from functions.core.fold import Encoder, Step
 from functions.core.models import ITEM_TOWER, SCORE_GRAPH, USER_TOWER, check_model
-from functions.core.repeats import Own, Repeats
+from functions.core.repeats import NOBODY, Repeats
 from functions.core.scorer import Scorer
 from functions.core.slots import Slot, load_slots
 from functions.core.user_row import Float16, UserRow
@@ -71,6 +72,7 @@ class ServedBundle:
     scorer: Scorer
     fallback: Mapping[str, Any]
     context: Context
+    alike: Alike = NOBODY
 
     def candidates(
         self, row: UserRow, count: int = CANDIDATES, context: NDArray[np.float32] | None = None
@@ -81,15 +83,20 @@ class ServedBundle:
         """
         vector = row.vector if context is None else row.vector.astype(np.float32) + context
         best = self.scorer.top(vector, count)
-        return self.repeats.candidates(best, self.own(row), lambda rows: self.scorer.scores(vector, rows))
+        return self.ranked(best, row, lambda rows: self.scorer.scores(vector, rows))
 
-    def own(self, row: UserRow) -> Own:
-        """The showable items that the user has had to do with, as the repeat term counts them."""
-        return self.repeats.own(row, self._showable)
+    def ranked(
+        self,
+        best: tuple[NDArray[np.int64], NDArray[np.floating]],
+        row: UserRow,
+        score: Callable[[NDArray[np.int64]], NDArray[np.floating]],
+    ) -> Candidates:
+        """The `best` rows by dot product, and what the row's own products add; `score`: dot products of rows.
 
-    def _showable(self, keys: list[bytes]) -> list[int | None]:
-        found = self.items.rows(keys)
-        return [None if item is None or item >= self.manifest.showable else item for item in found]
+        What is no longer on sale adds to its like, and is shown to nobody.
+        """
+        own = self.repeats.own(row, self.items.rows)
+        return self.repeats.candidates(best, own, score, self.alike, self.manifest.showable)
 
     def popular(self, category: str | None = None) -> Candidates:
         """Rows of the most popular items, of one category where it has any, best first.
@@ -134,6 +141,7 @@ def open_bundle(directory: Path, expected_id: str | None = None) -> ServedBundle
         ),
         fallback=_fallback(directory / "fallback.json", manifest.showable),
         context=read_context(directory, manifest.dim),
+        alike=_alike(directory, manifest),
     )
     check_golden(served, embeddings, directory)
     return served
@@ -195,6 +203,14 @@ def _step(directory: Path, manifest: Manifest) -> Any:
             f"expected {manifest.state_width}, {manifest.dim} (manifest)"
         )
     return step
+
+
+def _alike(directory: Path, manifest: Manifest) -> Alike:
+    """Who inherits from whom; a bundle in which nobody does has no such file."""
+    if ALIKE not in manifest.files:
+        return NOBODY
+    data = mapped(directory, ALIKE, "u1", (manifest.files[ALIKE].bytes,))
+    return read_alike(data, manifest.items, manifest.showable)
 
 
 def _fallback(path: Path, showable: int) -> dict[str, Any]:

@@ -152,7 +152,8 @@ def test_the_command_writes_every_method_once_and_uses_results_again(
     section = report[report.index("## Online Retail") :]
     for method in chosen:
         assert f"| {method.removeprefix(quality.NEW)} |" in section
-    assert "Vitrine (content alone, id 0) | ." in section or "Vitrine (content alone, id 0) | 1" in section
+    ours = "Vitrine (content and what it inherits) | "
+    assert f"{ours}." in section or f"{ours}1" in section
     assert "### New products" in section and "MovieLens 1M, leave-one-out\n\nNot run" in report
     numbers = json.loads((tmp_path / "docs" / "quality.json").read_text())
     methods = numbers["data"]["online-retail"]["methods"]

@@ -7,6 +7,7 @@ from math import log
 import numpy as np
 import pytest
 
+from functions.core.alike import Alike
 from functions.core.favourites import Favourites, item_and_kind, item_prefix
 from functions.core.repeats import Own, Repeats
 from functions.core.ring import RingEntry
@@ -78,3 +79,49 @@ def test_only_event_types_that_the_numbers_were_chosen_on_count() -> None:
 def test_it_survives_json() -> None:
     repeats = Repeats(2.0, 8.0, 0.5, (1, 4))
     assert Repeats(**json.loads(json.dumps(asdict(repeats)))) == repeats
+
+
+# item 3 is new and like 0, wholly, and 1, by half
+HEIR = Alike(np.array([0, 1, 2, 2, 2], np.int32), np.array([3, 3], np.int32), np.array([1, 0.5], np.float16))
+
+
+def test_a_new_product_has_what_its_like_have_and_becomes_a_candidate() -> None:
+    dot = np.array([0.0, 0.0, 0.5, -1.0])
+    repeats = Repeats(inherited=4.0, inherited_half_life=1.0)
+    rows, scores = repeats.candidates((np.array([2]), dot[[2]]), Own([1, 0]), dot.take, HEIR)
+    assert rows.tolist() == [3, 2]
+    assert scores.tolist() == pytest.approx([-1 + 4 * log(1 + 1 + 0.5 * 0.5), 0.5])
+
+
+def test_what_a_visitor_has_met_is_no_newcomer_to_him() -> None:
+    dot = np.zeros(4)
+    repeats = Repeats(1.0, 1.0, inherited=4.0, newcomer=-5.0)
+    best = np.arange(4), dot
+    rows, scores = repeats.candidates(best, Own([2]), dot.take, HEIR)
+    assert dict(zip(rows.tolist(), scores.tolist(), strict=True)) == pytest.approx(
+        {0: 0, 1: 0, 2: log(2), 3: -5}
+    )
+    rows, scores = repeats.candidates(best, Own([3]), dot.take, HEIR)
+    assert (rows[0], scores[0]) == (3, pytest.approx(log(2)))
+
+
+def test_what_is_not_on_sale_gives_and_is_not_shown() -> None:
+    repeats = Repeats(1.0, 1.0, inherited=4.0)
+    alike = replace(HEIR, bounds=np.array([0, 0, 0, 0, 1], np.int32), heirs=np.array([0], np.int32))
+    alike = replace(alike, likeness=np.array([1], np.float16))
+    rows, _ = repeats.candidates((np.array([1]), np.zeros(1)), Own([3]), np.zeros(4).take, alike, showable=3)
+    assert rows.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("repeats", [Repeats(2.0, 4.0), Repeats(2.0, 4.0, inherited=3.0, newcomer=-1.0)])
+def test_where_nothing_is_new_all_is_as_without_the_term(repeats: Repeats) -> None:
+    dot = np.random.default_rng(0).normal(size=20)
+    best, own = (np.arange(5), dot[:5]), Own([3, 9, None, 3], {11: 2.0})
+    plain = Repeats(2.0, 4.0).candidates(best, own, dot.take)
+    for alike in (Alike(), Alike(np.zeros(21, np.int32))):
+        for one, other in zip(repeats.candidates(best, own, dot.take, alike), plain, strict=True):
+            assert np.array_equal(one, other)
+
+
+def test_a_bundle_of_before_inherits_nothing() -> None:
+    assert Repeats(**{"weight": 2.0, "half_life": 8.0, "before": 0.5, "kinds": [1]}).inherited == 0

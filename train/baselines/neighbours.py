@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from implicit.nearest_neighbours import BM25Recommender, CosineRecommender, TFIDFRecommender
-from scipy.sparse import csr_matrix, diags, vstack
+from scipy.sparse import csr_matrix, diags, hstack, vstack
 from sklearn.feature_extraction.text import TfidfTransformer
+from sklearn.preprocessing import normalize
 
 from functions.core.features import PRICE_BUCKETS, TEXT_BUCKETS, ItemFeatures
 from train.baselines.ranking import (
@@ -84,7 +85,10 @@ class UserKNN:
 
 
 def content_matrix(features: ItemFeatures) -> csr_matrix:
-    """What is known of each item as a row of length 1: category, brand, price and text, by tf-idf: [N, F]."""
+    """What is known of each item as a row of length 1: [N, F].
+
+    Category, brand, price and text by tf-idf; precomputed vectors beside them, with as much to say.
+    """
     rows, columns, width = [], [], 0
     for codes, size in (
         (features.category[:, None], int(features.category.max(initial=0)) + 1),
@@ -99,7 +103,20 @@ def content_matrix(features: ItemFeatures) -> csr_matrix:
     at = (np.concatenate(rows), np.concatenate(columns))
     counts = csr_matrix((np.ones(len(at[0]), np.float32), at), shape=(len(features.category), width))
     weighed = TfidfTransformer().fit_transform(counts) if counts.nnz else counts
+    if features.vectors.any():
+        weighed = normalize(hstack([weighed, normalize(features.vectors)]))
     return weighed.astype(np.float32).tocsr()
+
+
+def nearest_rows(wanted: csr_matrix, among: csr_matrix, neighbours: int) -> csr_matrix:
+    """Dot products above 0 with the `neighbours` rows of [M, F] that have the largest, of [A, F]: [A, M]."""
+    parts = []
+    for at in range(0, wanted.shape[0], ITEMS_AT_ONCE):
+        cosines = (wanted[at : at + ITEMS_AT_ONCE] @ among.T).toarray()
+        drop = max(cosines.shape[1] - neighbours, 0)
+        np.put_along_axis(cosines, np.argpartition(cosines, drop - 1, 1)[:, :drop], 0.0, 1)
+        parts.append(csr_matrix(cosines))
+    return vstack(parts).tocsr() if parts else csr_matrix((0, among.shape[0]), dtype=np.float32)
 
 
 @dataclass(frozen=True)
@@ -120,7 +137,7 @@ class ContentKNN:
         popular = item_counts(log)
         met = np.flatnonzero(popular)
         among = np.flatnonzero(popular == 0) if self.new_only else np.arange(len(popular))
-        near = self._nearest(content[among], content[met])  # [A, met]
+        near = nearest_rows(content[among], content[met], self.neighbours)  # [A, met]
         own = recent_items(log, self.half_life) if self.half_life else user_items(log)
         of_met = own[:, met]
 
@@ -130,13 +147,3 @@ class ContentKNN:
             return found
 
         return scores
-
-    def _nearest(self, wanted: csr_matrix, met: csr_matrix) -> csr_matrix:
-        """Cosines of the nearest `neighbours` of [M, F] to each of [A, F]: [A, M]."""
-        parts = []
-        for at in range(0, wanted.shape[0], ITEMS_AT_ONCE):
-            cosines = (wanted[at : at + ITEMS_AT_ONCE] @ met.T).toarray()
-            drop = max(cosines.shape[1] - self.neighbours, 0)
-            np.put_along_axis(cosines, np.argpartition(cosines, drop - 1, 1)[:, :drop], 0.0, 1)
-            parts.append(csr_matrix(cosines))
-        return vstack(parts).tocsr() if parts else csr_matrix((0, met.shape[0]), dtype=np.float32)

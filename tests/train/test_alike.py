@@ -1,0 +1,86 @@
+"""Who is like whom: every cosine, by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import train.alike as module
+from functions.core.features import ItemFeatures, Vocabulary, item_features
+from train.alike import find_alike
+from train.baselines.neighbours import content_matrix
+
+WORDS = ("red", "blue", "oak", "tin", "mug", "bowl", "lamp", "tray")
+
+
+def catalogue(items: int = 60, seed: int = 0, vectors: int = 0) -> ItemFeatures:
+    """Products of three words each; every tenth has no content at all."""
+    rng = np.random.default_rng(seed)
+    products: list[dict[str, object]] = [
+        {}
+        if row % 10 == 9
+        else {"title": " ".join(rng.choice(WORDS, 3)), "price": float(rng.integers(1, 99))}
+        for row in range(items)
+    ]
+    columns = {"image": rng.normal(size=(items, vectors)).astype(np.float32)} if vectors else {}
+    return item_features(products, Vocabulary(vectors=tuple((n, vectors) for n in columns)), columns)  # type: ignore[arg-type]
+
+
+def pairs(
+    features: ItemFeatures, new: np.ndarray, showable: int | None = None
+) -> dict[tuple[int, int], float]:
+    """(heir, giver) → likeness."""
+    alike = find_alike(features, new, showable)
+    giver = np.repeat(np.arange(len(new)), np.diff(alike.bounds))
+    return dict(
+        zip(zip(alike.heirs.tolist(), giver.tolist(), strict=True), alike.likeness.tolist(), strict=True)
+    )
+
+
+@pytest.mark.parametrize("vectors", [0, 4])
+def test_every_new_product_inherits_from_its_nearest(monkeypatch: pytest.MonkeyPatch, vectors: int) -> None:
+    monkeypatch.setattr(module, "NEAREST", 3)
+    features, new = catalogue(vectors=vectors), np.arange(60) % 4 == 0
+    content = content_matrix(features).toarray()
+    np.testing.assert_allclose(np.linalg.norm(content, axis=1), (content != 0).any(1), atol=1e-6)
+    cosines = content @ content.T
+    np.fill_diagonal(cosines, 0)
+    found = pairs(features, new)
+    for heir in np.flatnonzero(new):
+        for among in (~new, new):
+            of = {giver: found[heir, giver] for giver in np.flatnonzero(among) if (heir, giver) in found}
+            best = np.sort(cosines[heir, among])[::-1]
+            expected = best[: len(of)]
+            np.testing.assert_allclose(sorted(of.values(), reverse=True), expected, atol=1e-3)
+            assert len(of) >= min(3, int((best > 0).sum()))
+            assert all(abs(cosines[heir, giver] - value) < 1e-3 for giver, value in of.items())
+
+
+def test_nothing_is_like_itself_nor_what_has_no_content_like_anything() -> None:
+    new = np.arange(60) % 3 == 0
+    found = pairs(catalogue(), new)
+    assert found and all(heir != giver for heir, giver in found)
+    assert all(row % 10 != 9 for pair in found for row in pair)
+    assert {heir for heir, _ in found} <= set(np.flatnonzero(new).tolist())
+
+
+def test_what_is_not_on_sale_gives_and_does_not_inherit() -> None:
+    found = pairs(catalogue(), np.arange(60) % 3 == 0, showable=30)
+    assert max(heir for heir, _ in found) < 30 <= max(giver for _, giver in found)
+
+
+def test_one_product_gives_to_those_that_are_most_like_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    features, new = catalogue(), np.arange(60) % 2 == 0
+    every = pairs(features, new)
+    monkeypatch.setattr(module, "MOST_HEIRS", 2)
+    few = pairs(features, new)
+    for giver in {giver for _, giver in every}:
+        of = sorted((value for (_, by), value in every.items() if by == giver), reverse=True)
+        assert sorted((v for (_, by), v in few.items() if by == giver), reverse=True) == of[:2]
+
+
+@pytest.mark.parametrize("new", [np.zeros(60, bool), np.ones(60, bool)])
+def test_nothing_new_or_nothing_else(new: np.ndarray) -> None:
+    assert len(pairs(catalogue(), new)) == 0 or new.all()
+    nothing = item_features([{}] * 60, Vocabulary())
+    assert pairs(nothing, new) == {}

@@ -29,6 +29,7 @@ from train.split import rows_by_user, take
 from train.towers import Towers
 
 HELD_OUT = 0.1  # share of the products that are taken for new
+MOST_ITEMS = 20_000  # in a catalogue; of a larger one the fit and the neighbours take minutes
 LEAST_USERS = 20  # who came to one: fewer say nothing
 WEIGHTS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 SHIFTS = (0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -5.0, -6.0, -8.0, -10.0, -12.0, -16.0, -24.0, -32.0)
@@ -119,7 +120,8 @@ def hold_out(
     served: tuple[Repeats, Float16],
     seed: int = 0,
 ) -> Trial | None:
-    """Take a tenth of the products for new, drawn by `seed`; None where there is nothing to take.
+    """Take a tenth of the products for new, drawn by `seed`; None where there is nothing to take,
+    or more than MOST_ITEMS to look through.
 
     log: what the towers learnt from. users [U] and their targets after it; proposed: what `candidates` gives
     them, whose vectors know nothing of what they had not met; served: the repeat term and the embeddings of
@@ -127,7 +129,7 @@ def hold_out(
     """
     met = np.flatnonzero((event_counts(log) > 0) & says_something(features))
     rows = np.sort(np.random.default_rng(seed).permutation(met)[: round(HELD_OUT * len(met))])
-    if not len(rows) or not users:
+    if not len(rows) or not users or len(log.item_ids) > MOST_ITEMS:
         return None
     taken = np.isin(np.arange(len(log.item_ids)), rows)
     apart = copy.deepcopy(towers)

@@ -132,7 +132,9 @@ def _new_products(methods: Mapping[str, Result]) -> list[str]:
     if not rows:
         return ["No test user has one with content among the targets, or this was not run."]
     ours = methods.get(OURS, {}).get("new products")
-    rows.append((f"{OURS} (content and what it inherits)", *(_cells(ours["all"]) if ours else ["not run"] * 3)))
+    rows.append(
+        (f"{OURS} (content and what it inherits)", *(_cells(ours["all"]) if ours else ["not run"] * 3))
+    )
     some = next(result for method, result in methods.items() if method.startswith(NEW))
     users = some["measured"]["all"]["users"]
     text = (

@@ -197,7 +197,8 @@ def _write(served: ServedBundle, old: Path, rows: _Rows, out: Path) -> tuple[str
     if found < LEAST_RECALL:
         raise BadRefresh(f"served: recall@10 {found:.4f} of the exact best; expected {LEAST_RECALL}")
     counts = _counts(served, rows, read_origins(old, served.manifest.items), found)
-    told = {"refreshed_from": served.id, "recall@10": round(found, 6)}
+    measured_on = served.manifest.quantization.get("measured_on", served.id)
+    told = {"refreshed_from": served.id, "measured_on": measured_on, "recall@10": round(found, 6)}
     return _write_manifest(served, rows, scorer, told, out), counts
 
 

@@ -68,6 +68,7 @@ def test_the_same_catalogue_is_the_same_bundle_but_for_where_it_came_from(bundle
     after = champion(bundles)
     assert (told["new"], told["changed"], told["unchanged"], told["removed"]) == (0, 0, 60, 0)
     assert after.manifest.quantization["refreshed_from"] == before.id
+    assert after.manifest.quantization["measured_on"] == before.id
     same = {n for n, f in after.manifest.files.items() if f == before.manifest.files[n]}
     assert same == set(before.manifest.files)
     assert after.manifest.golden == before.manifest.golden
@@ -127,6 +128,10 @@ def test_a_changed_product_is_embedded_again_with_its_own_id(bundles: Path) -> N
     again = refreshed(bundles, products())  # and back: the id is not forgotten
     assert again["changed"] == 1
     back = champion(bundles)
+    assert back.manifest.quantization["refreshed_from"] == after.id
+    assert (
+        back.manifest.quantization["measured_on"] == before.id
+    )
     assert np.array_equal(table(bundles, back)[row(back, "sku-007")], was)
 
 

@@ -129,9 +129,7 @@ def test_a_changed_product_is_embedded_again_with_its_own_id(bundles: Path) -> N
     assert again["changed"] == 1
     back = champion(bundles)
     assert back.manifest.quantization["refreshed_from"] == after.id
-    assert (
-        back.manifest.quantization["measured_on"] == before.id
-    )
+    assert back.manifest.quantization["measured_on"] == before.id
     assert np.array_equal(table(bundles, back)[row(back, "sku-007")], was)
 
 

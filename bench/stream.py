@@ -3,13 +3,15 @@
 All of it is timed in turns in one run: the function as it is; the same with one write for each event; with
 one call of the encoder for each event; and with a fold that walks its events in a Python loop. What the
 network takes is not in it: the table answers from a dict. A user with 100,000 events comes last: how long a
-step takes at the beginning and at the end, and how large the row is.
+step takes at the beginning and at the end, and how large the row is. Then `bench.freshness`: how soon an
+event is in the row on the local stack.
 """
 
 from __future__ import annotations
 
 import argparse
 import base64
+import datetime
 import json
 import logging
 import random
@@ -28,6 +30,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 
+from bench import freshness
 from bench.device import describe
 from bench.step import stored_bytes
 from export.towers import export_user_tower
@@ -44,7 +47,16 @@ from train.towers import Shape, Towers
 
 TARGET = 20_000  # events a second
 BATCH, USERS, ITEMS = 1_000, 500, 3_416
-ROUNDS = 5
+ROUNDS = 20
+RATES = (5.0, 50.0)  # events a second on the local stack
+PAGE = "docs/benchmarks/stream.md"
+BUNDLES = Path(__file__).parents[1] / "tests" / "data" / "tiny_bundle"
+INTRODUCTION = f"""# The update function
+
+Written by `python -m bench stream --page {PAGE}`, not by hand."""
+LOCAL = """A changed row is the end of the batch that wrote it. Each part's percentiles are its own: they do
+not add up. Calls of the table and of the log go to an emulator in one thread of a Python process, which the
+front, the poller and the archive share: they are not what DynamoDB and Kinesis take."""
 HOT_EVENTS, HOT_BATCH = 100_000, 1_000
 WRITE_UNIT = 1024  # bytes of a row that one write unit of the table pays for
 SHARD = "shardId-000000000000"
@@ -277,14 +289,18 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="batches of each way")
     parser.add_argument("--hot-events", type=int, default=HOT_EVENTS, help="of the one very active user")
     parser.add_argument("--json", type=Path, help="where to write the report")
+    parser.add_argument("--bundle", type=Path, default=BUNDLES, help="what the local stack serves")
+    parser.add_argument("--local-seconds", type=float, default=30.0, help="at each rate; 0: without it")
+    parser.add_argument("--page", type=Path, help=f"where to write the page, such as {PAGE}")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     logging.disable(logging.CRITICAL)
     encoder = towers_encoder(None)
-    with _replaced(update, "emit", lambda *_: None):
+    with _replaced(update, "emit", lambda *_, **__: None):
         timings, hot = measure(encoder, options.rounds), hot_user(encoder, options.hot_events)
     report = {
         **describe(CPU),
+        "date": datetime.date.today().isoformat(),
         "state_width": encoder.state_width,
         "dim": encoder.dim,
         "batch": BATCH,
@@ -293,19 +309,37 @@ def main(arguments: list[str]) -> int:
         "timings": [vars(timing) for timing in timings],
         "hot_user": hot,
     }
-    print(table_of(report))
+    if options.local_seconds:
+        report["local"] = freshness.measure(options.bundle, RATES, options.local_seconds)
+    print(page := page_of(report))
+    if options.page:
+        options.page.write_text(page)
     if options.json:
         options.json.write_text(json.dumps(report, indent=1) + "\n")
     return 0
 
 
+def page_of(report: dict[str, Any]) -> str:
+    """`docs/benchmarks/stream.md`."""
+    reached = report["timings"][0]["events_per_s"] >= report["target"]
+    parts = [
+        INTRODUCTION,
+        f"{report['date']}; {report['device']}, load {report['load']} when it began.",
+        "## Events a second on one core",
+        f"Batches of {report['batch']:,} events of {report['users']} users whose rows are full, state "
+        f"{report['state_width']}, d {report['dim']}, random weights in ONNX Runtime, a table that answers "
+        "from a dict; the process's own CPU time, the median of the batches, all ways in turns in one run.",
+        table_of(report),
+        f"Target: {report['target']:,} events a second; reached: {'yes' if reached else '**no**'}.",
+    ]
+    if "local" in report:
+        parts += ["## From `POST /v1/events` to a changed row", freshness.page_of(report["local"]), LOCAL]
+    return "\n\n".join(parts) + "\n"
+
+
 def table_of(report: dict[str, Any]) -> str:
-    """The report as Markdown."""
+    """The ways side by side, and the hot user, in Markdown."""
     lines = [
-        f"{report['device']}, one core, load {report['load']}; batches of {report['batch']} events of "
-        f"{report['users']} users, rows full, state {report['state_width']}, d {report['dim']}; target "
-        f"{report['target']:,} events a second",
-        "",
         "| | events a second | of the function's | writes per event | write units per event |",
         "|---|---|---|---|---|",
     ]

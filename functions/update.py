@@ -10,8 +10,9 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple, TypeVar
@@ -118,9 +119,14 @@ def handle(own: Updater, event: dict[str, Any], context: Any) -> dict[str, Any]:
     started_s = own.machine.monotonic()
     ends_s = started_s + context.get_remaining_time_in_millis() / 1000 - SPARE_S
     records = read_records(event["Records"])
-    failed = Batch(own, records, ends_s).run()
+    batch = Batch(own, records, ends_s)
+    failed = batch.run()
     duration_ms = 1000 * (own.machine.monotonic() - started_s)
-    emit({"Records": len(records), "RecordsFailed": len(failed)}, {"BatchDuration": duration_ms})
+    emit(
+        {"Records": len(records), "RecordsFailed": len(failed)},
+        {"BatchDuration": duration_ms, **batch.spent_ms},
+        about={"shard": records[-1].shard, "last": str(records[-1].sequence)},
+    )
     if not failed:
         return {"batchItemFailures": []}
     return {"batchItemFailures": [{"itemIdentifier": str(min(record.sequence for record in failed))}]}
@@ -132,6 +138,7 @@ class Batch:
     def __init__(self, own: Updater, records: list[StreamRecord], ends_s: float) -> None:
         self._own, self._records, self._ends_s = own, records, ends_s
         self._now_s = int(own.machine.wall())
+        self.spent_ms: dict[str, float] = {}  # of the batch's time, what each part took
 
     def run(self) -> list[StreamRecord]:
         """Fold all records; returns those that failed and must be delivered again."""
@@ -146,10 +153,13 @@ class Batch:
 
     def _update(self, users: Users, encoder: Encoder) -> list[StreamRecord]:
         """Read, fold and write these users; returns the records that failed."""
-        pending, failed = self._read(users, encoder)
-        folded, unfolded = self._fold(pending, encoder)
+        with self._timed("ReadDuration"):
+            pending, failed = self._read(users, encoder)
+        with self._timed("FoldDuration"):
+            folded, unfolded = self._fold(pending, encoder)
         failed += unfolded
-        outcomes = self._in_parallel(lambda pair: self._write(pair[0], pair[1], encoder), folded)
+        with self._timed("WriteDuration"):
+            outcomes = self._in_parallel(lambda pair: self._write(pair[0], pair[1], encoder), folded)
         for (user, _), written in zip(folded, outcomes, strict=True):
             failed += [] if written else user.records
         return failed
@@ -284,6 +294,13 @@ class Batch:
         for worker in [self._own.pool.submit(take) for _ in range(min(WRITERS, len(work)))]:
             worker.result()
         return done
+
+    @contextmanager
+    def _timed(self, part: str) -> Iterator[None]:
+        started_s = self._own.machine.monotonic()
+        yield
+        spent_ms = 1000 * (self._own.machine.monotonic() - started_s)
+        self.spent_ms[part] = self.spent_ms.get(part, 0.0) + spent_ms
 
     def _in_time(self) -> bool:
         return self._own.machine.monotonic() < self._ends_s

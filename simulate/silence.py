@@ -12,6 +12,7 @@ def nothing(
     counts: Mapping[str, int],
     milliseconds: Mapping[str, float] | None = None,
     dimensions: Mapping[str, str] | None = None,
+    about: Mapping[str, str] | None = None,
 ) -> None:
     """Instead of `functions.aws.telemetry.emit`."""
 

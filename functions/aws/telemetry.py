@@ -14,8 +14,9 @@ def emit(
     counts: Mapping[str, int],
     milliseconds: Mapping[str, float] | None = None,
     dimensions: Mapping[str, str] | None = None,
+    about: Mapping[str, str] | None = None,
 ) -> None:
-    """Write one line of metrics: counts and durations under these dimensions."""
+    """Write one line of metrics: counts and durations under these dimensions; `about` can be searched for."""
     metrics = EphemeralMetrics(namespace="Vitrine", service="vitrine")  # the other kind is shared by threads
     for name, count in counts.items():
         metrics.add_metric(name=name, unit=MetricUnit.Count, value=count)
@@ -23,4 +24,6 @@ def emit(
         metrics.add_metric(name=name, unit=MetricUnit.Milliseconds, value=duration)
     for name, value in (dimensions or {}).items():
         metrics.add_dimension(name=name, value=value)
+    for name, value in (about or {}).items():
+        metrics.add_metadata(name, value)
     metrics.flush_metrics()

@@ -13,7 +13,7 @@ from simulate.encoder import ENCODERS, SPACES
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"BATCH": 40, "USERS": 8, "HOT_BATCH": 50}.items():
         monkeypatch.setattr(stream, name, value)
-    monkeypatch.setattr(stream.update, "emit", lambda *_: None)
+    monkeypatch.setattr(stream.update, "emit", lambda *_, **__: None)
 
 
 def test_every_way_is_timed_and_counted(small: None) -> None:

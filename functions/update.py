@@ -125,7 +125,7 @@ def handle(own: Updater, event: dict[str, Any], context: Any) -> dict[str, Any]:
     emit(
         {"Records": len(records), "RecordsFailed": len(failed)},
         {"BatchDuration": duration_ms, **batch.spent_ms},
-        about={"shard": records[-1].shard, "last": str(records[-1].sequence)},
+        about={"shard": records[-1].shard, "last": str(records[-1].sequence)} if records else None,
     )
     if not failed:
         return {"batchItemFailures": []}

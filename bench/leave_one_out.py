@@ -33,7 +33,7 @@ from train.log import Interactions, read_log
 from train.options import Options
 from train.report import newest
 from train.rules import facts, options_for, shape_for
-from train.sequences import is_sequences, write_log
+from train.sequences import is_sequences, write_sequences
 from train.split import Split, Targets, rows_by_user, split
 from train.towers import Towers
 
@@ -92,7 +92,7 @@ def _arguments(arguments: list[str]) -> argparse.Namespace:
 
 
 def _as_log(source: Path, out: Path) -> Path:
-    return write_log(source, out / "log.parquet") if is_sequences(source) else source
+    return write_sequences(source, out / "log.parquet") if is_sequences(source) else source
 
 
 def _run(inner: Split, parts: Split, options: argparse.Namespace, seed: int) -> dict[str, object]:

@@ -20,7 +20,7 @@ from train.complete_journey import write_files
 from train.log import Interactions, read_log
 from train.mapping import load_mapping
 from train.run import catalogue
-from train.sequences import write_log
+from train.sequences import write_sequences
 from train.slices import CUT, WIDE_CUT, Hits, estimate
 from train.split import Split, rows_by_user, split
 
@@ -69,7 +69,7 @@ class DataSet:
 
 
 def _ml_1m(source: Path, folder: Path) -> Files:
-    return Files(write_log(source, folder / "log.parquet"))
+    return Files(write_sequences(source, folder / "log.parquet"))
 
 
 def _journey(source: Path, folder: Path) -> Files:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
+from train import slices
 from train.baselines import Scores
 
 USERS_AT_ONCE = 512
-RESAMPLES = 2_000
 
 Ranks = NDArray[np.int64]
 
@@ -69,25 +67,9 @@ def gains(found: Ranks, k: int = 10) -> NDArray[np.float64]:
     return np.where(found < k, 1 / np.log2(found + 2.0), 0.0)
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """A mean over users and its 95 % interval."""
-
-    mean: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.mean:.4f} ({self.low:.4f} to {self.high:.4f})"
-
-
-def estimate(values: NDArray[np.float64], seed: int = 0) -> Estimate:
-    """Mean of per-user values with a percentile bootstrap over users (Efron 1979), RESAMPLES draws.
+def estimate(values: NDArray[np.float64], seed: int = 0) -> slices.Estimate:
+    """Mean of per-user values and its interval, as `train.slices` has it.
 
     values [U], or [S, U] for S seeds: a user's seeds are averaged first, for they are no independent users.
     """
-    by_user = values.mean(0) if values.ndim == 2 else values
-    rng = np.random.default_rng(seed)
-    draws = [by_user[rng.integers(0, len(by_user), len(by_user))].mean() for _ in range(RESAMPLES)]
-    low, high = np.quantile(draws, [0.025, 0.975])
-    return Estimate(float(by_user.mean()), float(low), float(high))
+    return slices.estimate(values.mean(0) if values.ndim == 2 else values, seed=seed)

@@ -7,6 +7,7 @@ planted bugs found and how many there are, and how often the rarest fault happen
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 from collections import Counter
@@ -16,7 +17,6 @@ from itertools import islice
 
 from simulate.history import as_json, run
 from simulate.planted import BUGS, killed_by
-from simulate.silence import silence
 from simulate.world import FAULTS
 
 CHUNK = 250
@@ -26,14 +26,14 @@ SEEDS = 2_000  # within which a planted bug must be found
 def main(arguments: list[str]) -> int:
     """Run what is asked for; 0 only if all is well, every planted bug found and every fault met."""
     options = _arguments(arguments)
-    silence()
+    logging.disable()
     if options.trace is not None:
         return _trace(options.trace)
     seeds = range(options.first_seed, options.first_seed + options.histories)
     chunks = [seeds[at : at + CHUNK] for at in range(0, len(seeds), CHUNK)]
     counts: Counter[str] = Counter()
     bad = 0
-    with ProcessPoolExecutor(options.processes, initializer=silence) as pool:
+    with ProcessPoolExecutor(options.processes, initializer=logging.disable) as pool:
         bugs = list(BUGS) if options.planted else []
         found = {name: pool.submit(killed_by, name, SEEDS) for name in bugs}
         for lines, met in _ordered(pool, chunks, options.processes):

@@ -26,7 +26,7 @@ def read_archive(folder: Path) -> tuple[list[Archived], Reading]:
     return sorted(read_lines(archive_lines(folder), secrets, seen), key=lambda record: record.order), seen
 
 
-def write_log(records: Iterable[Archived], path: Path) -> None:
+def write_archived(records: Iterable[Archived], path: Path) -> None:
     """The records as the lines of a behaviour log; what an event's context says are columns."""
     with path.open("w", encoding="utf-8") as out:
         for record in records:

@@ -99,7 +99,7 @@ class Windows:
 
 
 @dataclass(frozen=True)
-class Histories:
+class TrainingHistories:
     """Events of U users in order, from which each epoch cuts its windows."""
 
     columns: Tensor  # int32 [5, n], as of Windows
@@ -107,7 +107,7 @@ class Histories:
     stop: Tensor  # int64 [U]; the last event of a user is not in, for nothing follows it
     within: Tensor  # int64 [n], on the CPU: place of the user's last event within the horizon of each event
 
-    def to(self, device: torch.device) -> Histories:
+    def to(self, device: torch.device) -> TrainingHistories:
         """The same with its columns on a device; where to cut is decided on the CPU."""
         return replace(self, columns=self.columns.to(device))
 
@@ -183,7 +183,7 @@ class HeldOut:
     targets: list[NDArray[np.int64]]
 
 
-def histories(log: Interactions, horizon_s: int = 0) -> Histories:
+def histories(log: Interactions, horizon_s: int = 0) -> TrainingHistories:
     """What there is to learn from; raises ValueError if no user has two events.
 
     horizon_s: seconds after an event within which its target may lie; 0: the next event, always.
@@ -195,7 +195,7 @@ def histories(log: Interactions, horizon_s: int = 0) -> Histories:
             f"{events_of(log)} to learn from, no training pair; expected a user with 2 events or more"
         )
     within = _within(user, log.time_s[_order(log)], horizon_s)
-    return Histories(columns, *map(torch.from_numpy, (first[some], last[some] - 1, within)))
+    return TrainingHistories(columns, *map(torch.from_numpy, (first[some], last[some] - 1, within)))
 
 
 def held_out(log: Interactions, targets: Mapping[int, NDArray[np.int64]], length: int) -> HeldOut:

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from functions.core.events import KINDS, MAX_VALUE
-from train.archive import is_archive, read_archive, write_log
+from train.archive import is_archive, read_archive, write_archived
 from train.cleaning import Cleaning
 from train.engines import ENGINES
 from train.files import find_files
@@ -140,7 +140,7 @@ def _opened(events: str | Path, scratch: Path) -> str | Path:
     if not is_archive(events):
         return events
     path = scratch / "archive.jsonl"
-    write_log(read_archive(Path(events))[0], path)
+    write_archived(read_archive(Path(events))[0], path)
     return path
 
 

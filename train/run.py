@@ -33,7 +33,7 @@ from train.refit import refit
 from train.report import Report, choose, measure
 from train.rules import facts, options_for, shape_for
 from train.search import Search, start_anew
-from train.sequences import is_sequences, write_log
+from train.sequences import is_sequences, write_sequences
 from train.settings import changed, read, settings
 from train.split import Split, split
 from train.towers import Shape
@@ -138,7 +138,7 @@ def _read(asked: Asked) -> tuple[Log, str]:
     if asked.split == "time":
         raise ValueError(f"--split time: {asked.events} has no times; expected --split leave-one-out")
     with tempfile.TemporaryDirectory() as folder:
-        events = write_log(Path(asked.events), Path(folder, "events.parquet"))
+        events = write_sequences(Path(asked.events), Path(folder, "events.parquet"))
         return read_log(events, asked.items, mapping), "leave-one-out"
 
 

@@ -30,7 +30,7 @@ def is_sequences(source: str | Path) -> bool:
     return str(source).endswith(tuple(OPENERS))
 
 
-def write_log(source: Path, target: Path) -> Path:
+def write_sequences(source: Path, target: Path) -> Path:
     """Write `source` (text, or text under xz or gzip) as a Parquet log; returns `target`.
 
     Raises ValueError where a line is no pair of ids.
@@ -68,5 +68,5 @@ if __name__ == "__main__":
     parser.add_argument("source", type=Path)
     parser.add_argument("target", type=Path)
     arguments = parser.parse_args()
-    print(write_log(arguments.source, arguments.target))
+    print(write_sequences(arguments.source, arguments.target))
     sys.exit(0)

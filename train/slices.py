@@ -41,6 +41,10 @@ class Estimate:
     low: float | None
     high: float | None
 
+    def __str__(self) -> str:
+        between = "" if self.low is None else f" ({self.low:.4f} to {self.high:.4f})"
+        return f"{self.mean:.4f}{between}"
+
 
 def estimate(sums: Floats, counts: Floats | None = None, seed: int = 0) -> Estimate:
     """Mean over everything that users did: `sums` [U] of each user's values, `counts` [U] of their number.

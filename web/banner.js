@@ -113,7 +113,7 @@ class Vitrine {
     return this.#update(view);
   }
 
-  /** Ask again for every slot shown; where that fails, the last banners stay. */
+  /** Ask again for every slot shown; where that fails, the last banners stay until a later try. */
   refresh() {
     this.#refreshing ??= Promise.resolve().then(() => {
       this.#refreshing = undefined;
@@ -158,16 +158,22 @@ class Vitrine {
 
   async #update(view) {
     if (!view.element.isConnected) return this.#views.delete(view);
+    clearTimeout(view.timer);
     const turn = (view.turn = (view.turn ?? 0) + 1); // a later request overtakes this one
     view.render(this.#dismissed);
     try {
       const served = await this.ask(view);
       if (view.turn !== turn) return;
+      view.failures = 0;
       view.banners = served.answer.banners;
       view.render(this.#dismissed);
       this.#options.onanswer(served);
     } catch (error) {
-      if (view.turn === turn) this.#options.onerror(error);
+      if (view.turn !== turn) return;
+      this.#options.onerror(error);
+      if (hopeless(error.status)) return;
+      view.failures = (view.failures ?? 0) + 1;
+      view.timer = setTimeout(() => this.#update(view), backoffMs(view.failures));
     }
   }
 
@@ -198,19 +204,19 @@ class Vitrine {
       const response = await this.#call("/v1/events", { events }, { keepalive: true });
       const body = await response.json().catch(() => ({}));
       const { status } = response;
-      const refused = status >= 400 && status < 500 && ![401, 408, 429].includes(status);
-      if (!body.results && !refused) throw new Error(`${status} ${reason(body)}`);
+      const invalid = hopeless(status);
+      if (!body.results && !invalid) throw new Error(`${status} ${reason(body)}`);
       const results = new Map(body.results?.map((result) => [result.event_id, result]));
       if (status >= 500) this.#options.onerror(new Error(`${status} ${reason(body)}`));
-      return new Map(events.map((event) => [event, this.#judge(event, results.get(event.event_id), refused, body)]));
+      return new Map(events.map((event) => [event, this.#judge(event, results.get(event.event_id), invalid, body)]));
     } catch (error) {
       this.#options.onerror(error);
       return new Map(events.map((event) => [event, "failed"]));
     }
   }
 
-  #judge(event, result, refused, body) {
-    const status = result?.status ?? (refused ? "invalid" : "failed");
+  #judge(event, result, invalid, body) {
+    const status = result?.status ?? (invalid ? "invalid" : "failed");
     if (status !== "invalid") return status;
     if (event.token) {
       delete event.token; // too old, or the last visitor's: what was done counts without it
@@ -360,6 +366,7 @@ export function money({ amount, currency }, locale) {
 const make = (tag, name, more) =>
   Object.assign(document.createElement(tag), { className: `vitrine-${name}`, ...more });
 const backoffMs = (failures) => Math.min(30_000, 250 * 2 ** failures) * (0.5 + Math.random() / 2);
+const hopeless = (status) => status >= 400 && status < 500 && ![401, 408, 429].includes(status);
 const request = (url, init) =>
   fetch(url, { method: "POST", signal: AbortSignal.timeout(TIMEOUT_MS), ...init });
 
@@ -367,7 +374,7 @@ const request = (url, init) =>
 async function content(response) {
   const body = await response.json().catch(() => ({}));
   if (response.ok) return body;
-  throw new Error(`${response.status} ${reason(body)}`);
+  throw Object.assign(new Error(`${response.status} ${reason(body)}`), { status: response.status });
 }
 
 function reason({ title, detail, errors = [] }) {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import threading
+import uuid
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,7 +38,7 @@ class Log:
 
     def __init__(self, endpoint: str, shards: int) -> None:
         self.kinesis = client("kinesis", endpoint)
-        self.name = f"{STREAM}-{threading.get_ident()}-{id(self)}"
+        self.name = f"{STREAM}-{uuid.uuid4()}"
         self.kinesis.create_stream(StreamName=self.name, ShardCount=shards)
         self.put: dict[str, list[str]] = defaultdict(list)
         self._active()

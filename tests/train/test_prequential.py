@@ -258,7 +258,7 @@ def test_the_command_walks_a_checkpoint_and_draws(tmp_path: Path) -> None:
     ]
     events.write_text("\n".join(map(json.dumps, lines)))
     checkpoint, out = tmp_path / "checkpoint", tmp_path / "out"
-    assert train_main(["--events", str(events), "--out", str(checkpoint), "--epochs", "12", "--no-card"]) == 0
+    assert train_main(["--events", str(events), "--out", str(checkpoint), "--epochs", "24", "--no-card"]) == 0
     assert main([str(checkpoint), "--events", str(events), "--out", str(out)]) == 0
     report = json.loads((out / "prequential.json").read_text())
     assert (report["events"], report["users"]) == (160, 40)

@@ -52,6 +52,7 @@ class Shop:
     lifetime_s: float = 3600.0
     down: bool = False  # every route answers 503
     failing: int = 0  # so many more requests for events answer 503
+    without_banners: int = 0  # so many more requests for banners answer 503
     failed_types: list[str] = field(default_factory=list)  # each makes one event of its type fail, once
     streaming: bool = True  # accepted events reach the row
 
@@ -96,6 +97,9 @@ class Shop:
         return {"event_id": event["event_id"], "status": "accepted"}
 
     def _banners(self, token: str, body: dict[str, Any]) -> Answer:
+        if self.without_banners:
+            self.without_banners -= 1
+            return 503, {"title": "Service Unavailable", "status": 503}
         row = self.events.get(token, [])
         known = {event["event_id"] for event in row}
         ahead = [event for event in body.get("recent_events", []) if event["event_id"] not in known]

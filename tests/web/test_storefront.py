@@ -72,6 +72,16 @@ def test_when_the_shop_is_down_the_old_banners_stay_and_the_page_says_so(visit: 
     assert len({event["event_id"] for event in sent(visit, "view")}) == 1
 
 
+def test_banners_that_alone_failed_are_asked_for_again(visit: Visit) -> None:
+    ready(visit)
+    visit.shop.without_banners = 2
+    product(visit, "Green tea").locator(".open").click()
+    expect(visit.page.locator("#notice")).to_contain_text("cannot be reached")
+    expect(visit.page.locator("#tier b")).to_have_text("personal")
+    expect(visit.page.locator("#notice")).to_be_hidden()
+    assert len(sent(visit, "view")) == 1
+
+
 def test_a_retry_has_the_same_event_id(visit: Visit) -> None:
     ready(visit)
     visit.shop.failing = 2

@@ -221,26 +221,16 @@ def expected(
 ) -> list[tuple[Logged, bool | None]]:
     """Whether each of a user's events must be readable, must not be, or (None) may be lost to an erasure.
 
-    A key ends a moment after the log has the erasure: what is sent in between may be sealed with it. So may
-    what lies between two copies of one erasure in the log. Who is told of the erasure loses nothing after.
+    A new life begins after the first copies of all erasures; further copies end nothing. A key ends a moment
+    after the log has the erasure: what is sent in between may be sealed with it.
     """
-    last: bytes | None = None
-    first, latest = (
-        -1,
-        -1,
-    )  # of the last erasure that counts: its place in the user's log, and its last copy's
-    for nth, logged in enumerate(records):
-        if logged.receipt is not None:
-            if logged.receipt != last:
-                last, first = logged.receipt, nth
-            latest = nth
+    receipts = [logged.receipt for logged in records]
+    known = {receipt for receipt in receipts if receipt is not None}
+    begin = max(map(receipts.index, known), default=-1)
+    ended = max((ended_s.get((records[0].user or "", receipt), 0.0) for receipt in known), default=0.0)
     answers: list[tuple[Logged, bool | None]] = []
     for nth, logged in enumerate(records):
-        if logged.event is None:
-            continue
-        must: bool | None = nth > first
-        ended = ended_s.get((logged.user or "", last or b""), 0.0)
-        if first < nth < latest or (nth > first >= 0 and logged.record.arrival_s <= ended):
-            must = None
-        answers.append((logged, must))
+        if logged.event is not None:
+            must = nth > begin
+            answers.append((logged, None if must and logged.record.arrival_s <= ended else must))
     return answers

@@ -199,6 +199,7 @@ class History:
             (0.02, self._merge),
             (0.02, self._update_shard_count),
             (0.06 if self._erases else 0.0, self._erase),
+            (0.06 if self._erases else 0.0, self._repeat_erasure),
             (0.01, self._outage),
             (0.01, self._slow_table),
         ]
@@ -344,6 +345,14 @@ class History:
         require_gone(world, self.log, self.table, shopper, receipt_of(told.receipt))
         if self.firehose is not None:
             self.firehose.require_gone(shopper.key, receipt_of(told.receipt))
+
+    def _repeat_erasure(self) -> None:
+        """A copy of an erasure comes late into the log, others perhaps between the two."""
+        erasures = [logged for logged in self.log.all if logged.receipt is not None]
+        if erasures:
+            self.world.happened("erasure repeated")
+            copied = self.world.rng.choice(erasures[-6:]).record
+            self.log.append(copied.partition_key, copied.data, poison=False)
 
     def _stall(self) -> None:
         """Nobody polls for a while: what waits may get too old to be delivered at all."""

@@ -254,7 +254,7 @@ _real_by_encoder, _real_arm = update.Updater.by_encoder, Pointer.arm
 
 
 def _shred_without_condition(self: Any, user: str, erased: Any, receipt: bytes, now_s: int) -> None:
-    item = {"erased_to": {"S": place(erased.shard, int(erased.sequence))}, "receipt": {"B": receipt}}
+    item = {"erased_to": {"S": place(erased.shard, int(erased.sequence))}, "receipts": {"B": receipt}}
     _put_key(self, {"pk": {"S": user}, **item})
 
 
@@ -262,9 +262,13 @@ def _create_without_condition(self: Any, user: str, before: Entry) -> DataKey | 
     key = DataKey(self._random(8), self._random(32))
     item = {"pk": {"S": user}, "key_name": {"B": key.name}, "data_key": {"B": key.secret}}
     if before.erased:
-        item |= {"erased_to": {"S": before.erased}, "receipt": {"B": before.receipt}}
+        item |= {"erased_to": {"S": before.erased}, "receipts": {"B": before.receipts}}
     _put_key(self, item)
     return key
+
+
+def _always_the_key(self: Entry, erased: str, receipt: bytes) -> Entry:
+    return Entry(None, erased, self.receipts + receipt)
 
 
 def _put_key(self: Any, item: Mapping[str, Any]) -> None:
@@ -360,6 +364,10 @@ BUGS: dict[str, Callable[[], list[Bug]]] = {
     "an erasure that keeps the archive's key": lambda: [(KeyTable, "shred", lambda *_: None)],
     "an erasure that the archive passes over": lambda: [(archive.Archiver, "lines", _erasures_unread)],
     "an erasure that ends a key each time": lambda: [(KeyTable, "shred", _shred_without_condition)],
+    "an erasure known again if it was the last alone": lambda: [
+        (Entry, "knows", lambda entry, receipt: entry.receipts.endswith(receipt))
+    ],
+    "an erasure that comes late forgets a later one's place": lambda: [(Entry, "after", _always_the_key)],
     "an old record sealed with a new key": lambda: [(Entry, "before_erasure", lambda *_: False)],
     "a first key over another's": lambda: [(KeyTable, "create", _create_without_condition)],
     "a record without a line where its key was contested": lambda: [(archive.Archiver, "_line", _once)],

@@ -227,7 +227,7 @@ def replay(
 
 
 def _judge_quarantine(world: World, bucket: Bucket, poison: dict[str, Logged]) -> None:
-    for missing in poison.keys() - bucket.objects.keys():
+    for missing in sorted(poison.keys() - bucket.objects.keys()):
         world.wrong(f"{missing}: not in quarantine")
     for key, kept in bucket.objects.items():
         logged = poison.get(key)

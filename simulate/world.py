@@ -56,6 +56,7 @@ PLANNED_FAULTS = (
     "erasure",
     "erasure in between",
     "erasure interrupted",
+    "erasure repeated",
     "archive interrupted",
     "poison",
     "oversize",

@@ -264,7 +264,7 @@ def check_permissions(stack: Stack) -> None:
     assert stack.allowed("MeRole") == pairs(
         ("kinesis:PutRecord", arn("EventStream")),
         *((f"dynamodb:{action}", arn("UserTable")) for action in ("GetItem", "PutItem")),
-        ("dynamodb:PutItem", arn("KeyTable")),
+        *((f"dynamodb:{action}", arn("KeyTable")) for action in ("BatchGetItem", "PutItem")),
         SECRET,
         *logs("MeLogs"),
     )

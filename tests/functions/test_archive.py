@@ -11,9 +11,11 @@ import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from functions import archive
+from functions.aws.keys import RECEIPT_BYTES, RECEIPTS
 from functions.aws.log import Position
 from functions.core.archived import Archived, DataKey
 from functions.core.records import encode_erasure, encode_record
+from functions.core.ring import Ring
 from functions.core.sealed import NONCE_BYTES, PURPOSE, Reading, read_lines, seal, unseal
 from local.archive import stored_keys
 from local.replay import compare, rebuild
@@ -134,7 +136,7 @@ def test_in_whatever_order_it_is_delivered_nothing_before_the_erasure_is_readabl
     table.shred(key_of("ann"), Position(SHARDS[0], "2"), RECEIPT, 0)
     assert readable(account, before) == [] and secrets(account) == {}
     (entry,) = account.dynamodb.scan(TableName=KEY_TABLE)["Items"]
-    assert set(entry) == {"pk", "erased_to", "receipt", "ttl"}  # it outlives what is on its way, no more
+    assert set(entry) == {"pk", "erased_to", "receipts", "ttl"}  # it outlives what is on its way, no more
     lines = [line for sequence in order for line in transform(event(sequence))]
     lines += transform(event(1, shard=SHARDS[1]))  # a child of the shard
     assert [(r.shard, r.sequence) for r in readable(account, before + lines)] == [
@@ -158,6 +160,56 @@ def test_an_erasure_whose_request_died_is_done_by_the_archive_and_once(account: 
     assert [r.sequence for r in readable(account, before + lines)] == [4, 6]
     transform(firehose(encode_erasure(key_of("ann"), b"a later."), 7))
     assert readable(account, before + lines) == []
+
+
+def test_a_copy_of_an_older_erasure_ends_no_key_though_a_newer_one_came_between(account: Account) -> None:
+    """Planted: only the last receipt was known again, and the copy ended the key of the life after both."""
+    first, second = (encode_erasure(key_of("ann"), receipt) for receipt in (RECEIPT, b"a later."))
+    lines = transform(firehose(first, 1), firehose(second, 2), event(3))
+    lines += transform(firehose(first, 4), event(5))
+    lines += transform(firehose(second, 6), firehose(first, 7))
+    assert [r.sequence for r in readable(account, lines)] == [3, 5]
+
+
+def test_an_erasure_that_comes_late_is_known_again_too(account: Account) -> None:
+    """A later one was faster, and its place stays; the late one's copy is no erasure of the life after it."""
+    table = archive.archiver().keys
+    table.shred(key_of("ann"), Position(SHARDS[0], "9"), b"a later.", 0)
+    lines = transform(event(10))
+    table.shred(key_of("ann"), Position(SHARDS[0], "1"), RECEIPT, 0)
+    lines += transform(event(8), firehose(encode_erasure(key_of("ann"), RECEIPT), 11))
+    assert [r.sequence for r in readable(account, lines)] == [10]
+
+
+def test_of_many_erasures_the_last_are_known_again_and_the_item_stays_small(account: Account) -> None:
+    receipts = [b"%08d" % nth for nth in range(RECEIPTS + 1)]
+    table = archive.archiver().keys
+    for nth, receipt in enumerate(receipts):
+        table.shred(key_of("ann"), Position(SHARDS[0], str(nth)), receipt, 0)
+    entry = table.get_many([key_of("ann")])[key_of("ann")]
+    assert [entry.knows(receipt) for receipt in receipts] == [False] + RECEIPTS * [True]
+    assert not entry.knows(b"00100000")  # though its bytes are there, across two others
+    assert len(entry.receipts) == RECEIPTS * RECEIPT_BYTES
+
+
+def test_an_erasure_and_a_batch_that_makes_a_key_at_once_both_have_their_way(
+    account: Account, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The erasure read the entry before there was a key; whoever is told has no line that can be read."""
+    table = archive.archiver().keys
+    real = table._dynamodb.put_item
+    lines: list[bytes | None] = []
+
+    def meanwhile(**arguments: Any) -> Any:
+        if not lines:
+            lines.append(None)
+            lines.extend(transform(event(1)))
+        return real(**arguments)
+
+    with monkeypatch.context() as planted:
+        planted.setattr(table._dynamodb, "put_item", meanwhile)
+        table.shred(key_of("ann"), Position(SHARDS[0], "2"), RECEIPT, 0)
+    assert readable(account, lines) == [] and secrets(account) == {}
 
 
 def test_an_erasure_between_reading_and_making_a_key_wins(
@@ -209,7 +261,7 @@ def test_a_replay_that_differs_says_so() -> None:
     for wrong in (
         {**live, key_of("ann"): replace(ann, state=ann.state + 1)},
         {**live, key_of("ann"): replace(ann, marks=())},
-        {**live, key_of("ann"): replace(ann, ring=ann.ring[:1])},
+        {**live, key_of("ann"): replace(ann, ring=Ring.of(ann.ring[:1]))},
         {key_of("ann"): ann},
         {**live, key_of("eve"): ann},
     ):

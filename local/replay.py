@@ -26,6 +26,7 @@ class Verdict:
     rebuilt: int
     live: int
     equal: int = 0
+    moved: int = 0  # of those equal: whose state was made anew of the ring, for the space was another before
     differing: list[str] = field(default_factory=list)
     only_archived: list[str] = field(default_factory=list)
     only_live: list[str] = field(default_factory=list)
@@ -40,7 +41,7 @@ class Verdict:
         """One line to read."""
         return (
             f"records={self.records} rebuilt={self.rebuilt} live={self.live} equal={self.equal} "
-            f"differing={len(self.differing)} only_archived={len(self.only_archived)} "
+            f"moved={self.moved} differing={len(self.differing)} only_archived={len(self.only_archived)} "
             f"only_live={len(self.only_live)} other_space={self.other_space}"
         )
 
@@ -52,12 +53,7 @@ def rebuild(records: Iterable[Archived], encoder: Encoder) -> dict[str, UserRow]
         users[record.user_key].append(record)
     events = [[parse_event(r.event, int(r.arrived_s)) for r in own] for own in users.values()]
     rows, _ = fold([encoder.empty()] * len(users), events, encoder)
-    result = {}
-    for (key, own), row in zip(users.items(), rows, strict=True):
-        for record in own:
-            row = row.with_mark(record.shard, record.sequence)
-        result[key] = row
-    return result
+    return {key: _marked(row, own) for (key, own), row in zip(users.items(), rows, strict=True)}
 
 
 def live_rows(items: Iterable[Mapping[str, Any]]) -> dict[str, UserRow]:
@@ -78,21 +74,53 @@ def compare(records: list[Archived], live: Mapping[str, UserRow], encoders: Sequ
         encoder = by_space.get(row.space, encoders[0]) if row else encoders[0]
         arms[encoder.space].append(record)
     rebuilt: dict[str, UserRow] = {}
+    moved: set[str] = set()
     for space, own in arms.items():
-        rebuilt |= rebuild(own, by_space[space])
+        rows = rebuild(own, by_space[space])
+        rebuilt |= rows
+        moved |= {
+            key
+            for key, row in rows.items()
+            if key in live and not same(row, live[key]) and has_moved(key, own, live[key], by_space[space])
+        }
     first = {record.user_key: f"{record.shard}:{record.sequence}" for record in reversed(records)}
-    equal = [key for key in rebuilt.keys() & live.keys() if same(rebuilt[key], live[key])]
-    different = sorted((rebuilt.keys() & live.keys()) - set(equal))
+    both = rebuilt.keys() & live.keys()
+    equal = moved | {key for key in both if same(rebuilt[key], live[key])}
     return Verdict(
         len(records),
         len(rebuilt),
         len(live),
         len(equal),
-        [first[key] for key in different],
+        len(moved),
+        [first[key] for key in sorted(both - equal)],
         sorted(first[key] for key in rebuilt.keys() - live.keys()),
         ["no record in the archive"] * len(live.keys() - rebuilt.keys()),
         sum(row.space not in by_space for row in live.values()),
     )
+
+
+def has_moved(key: str, records: Iterable[Archived], live: UserRow, encoder: Encoder) -> bool:
+    """Whether a user's row is what the records make where the space was another until one of them.
+
+    Nothing says until which: the state is made anew of the ring as it was before each event, and all that
+    came of it until then is folded further side by side. One of these must be the live row, bit for bit.
+    """
+    own = [record for record in records if record.user_key == key]
+    row, moved = encoder.empty(), dict[bytes, UserRow]()
+    for record in own:
+        event = parse_event(record.event, int(record.arrived_s))
+        before = [row, row.but(space=""), *moved.values()]
+        (row, *after), _ = fold(before, [[event]] * len(before), encoder)
+        moved = {
+            r.state.tobytes() + r.vector.tobytes(): r for r in after
+        }  # few: a state forgets where it began
+    return any(same(_marked(r, own), live) for r in moved.values())
+
+
+def _marked(row: UserRow, records: Iterable[Archived]) -> UserRow:
+    for record in records:
+        row = row.with_mark(record.shard, record.sequence)
+    return row
 
 
 def same(rebuilt: UserRow, live: UserRow) -> bool:

@@ -14,12 +14,15 @@ from functions import archive
 from functions.aws.keys import RECEIPT_BYTES, RECEIPTS
 from functions.aws.log import Position
 from functions.core.archived import Archived, DataKey
+from functions.core.events import parse_event
+from functions.core.fold import Encoder, fold
 from functions.core.records import encode_erasure, encode_record
 from functions.core.ring import Ring
 from functions.core.sealed import NONCE_BYTES, PURPOSE, Reading, read_lines, seal, unseal
+from functions.core.user_row import UserRow
 from local.archive import stored_keys
 from local.replay import compare, rebuild
-from tests.core.toy_encoder import toy_encoder
+from tests.core.toy_encoder import ToyStep, toy_encoder
 from tests.functions.account import KEY_TABLE, Account, Context, behaviour, key_of
 
 SHARDS = ("shardId-000000000000", "shardId-000000000001")
@@ -283,3 +286,31 @@ def test_each_arms_rows_are_compared_under_their_own_space() -> None:
     wrong = {**live, bob: replace(live[bob], state=live[bob].state + 1)}
     assert compare(records, wrong, both).differing == [f"{RECORD.shard}:1"]
     assert compare(records, wrong, [champion]).other_space == 1  # and it says that it did not look
+
+
+def test_a_long_row_whose_space_changed_is_equal_to_its_records() -> None:
+    """Its state was made anew of the ring in the middle: with the events of before the ring it is another."""
+    steps = ToyStep(2)
+    steps.decay[:] = 0.99  # it does not forget within a ring
+    old, new = toy_encoder(), replace(toy_encoder(2), space="b" * 16, step=steps)
+    ann, bob = key_of("ann"), key_of("bob")
+    records = [
+        replace(RECORD, sequence=n, event=behaviour(n, f"i{n % 50}"), user_key=user)
+        for n, user in enumerate((ann, bob) * 80)
+    ]
+    of_ann = [r for r in records if r.user_key == ann]
+    for at, moved in ((6, 0), (140, 1), (158, 1)):
+        live = {**rebuild(records, new), ann: moved_at(at, of_ann, old, new)}
+        verdict = compare(records, live, [new, old])
+        assert (verdict.good, verdict.equal, verdict.moved) == (True, 2, moved)
+        live[ann] = replace(live[ann], state=live[ann].state + 1)
+        assert compare(records, live, [new, old]).differing == [f"{RECORD.shard}:0"]
+
+
+def moved_at(at: int, records: list[Archived], old: Encoder, new: Encoder) -> UserRow:
+    """The row of records of which those from sequence number `at` on came under another bundle."""
+    (key,) = {record.user_key for record in records}
+    row = rebuild([r for r in records if r.sequence < at], old)[key]
+    later = [r for r in records if r.sequence >= at]
+    (row,), _ = fold([row], [[parse_event(r.event, int(r.arrived_s)) for r in later]], new)
+    return row.with_mark(RECORD.shard, records[-1].sequence)

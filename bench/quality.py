@@ -1,7 +1,8 @@
 """Every baseline, tuned with an equal budget, and our model on the same users: docs/benchmarks/quality.md.
 
-Each result is kept in `--out` as JSON and used again: a run that was stopped goes on, a new model costs no
-baseline. `--fresh` does the chosen ones anew. A data set whose file is absent is said to be.
+Each result is kept in `--out` as JSON and used again, and what is not there is taken from the JSON beside the
+report: `--data NAME --methods NAME --fresh` does one method of one data set anew, and all others stand. A run
+that was stopped goes on, in the middle of a tuning too. A data set whose file is absent is said to be.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import torch
 
 from bench.quality_data import DATA, NEW, OURS, ROOT, Loaded, Task
 from bench.quality_report import write_report
-from bench.tuning import METHODS, Space, content_space, defaults, tune
+from bench.tuning import METHODS, Done, Space, content_space, defaults, tune
 from export.handover import read_products
 from train.__main__ import main as train
 from train.baselines import Baseline, ContentKNN, Scores
@@ -33,6 +34,7 @@ from train.baselines.ranking import Floats, Rows, item_counts
 from train.card import hardware, versions
 from train.checkpoint import WEIGHTS, load
 from train.evaluate import Candidates, embed_items
+from train.fit import UNFINISHED
 from train.report import Served
 from train.slices import WIDE_CUT
 
@@ -54,13 +56,16 @@ Result = dict[str, Any]
 def main(arguments: list[str]) -> int:
     """Run what is not there yet, write the report; returns the exit status."""
     options = _arguments(arguments)
+    published = options.report.with_suffix(".json")
+    before = _read(published) if published.exists() else {"data": {}, "leave_one_out": None}
+    restore(before["data"], options.out)
     for name in options.data:
         source = getattr(options, name.replace("-", "_"))
         if source.exists():
             _run(name, source, options)
         else:
             print(f"{DATA[name].title}: {source} is absent; expected the file, or --{name} PATH", flush=True)
-    ours = _read(options.leave_one_out) if options.leave_one_out.exists() else None
+    ours = _read(options.leave_one_out) if options.leave_one_out.exists() else before["leave_one_out"]
     write_report(options.report, collect(options.out), ours)
     print(options.report)
     return 0
@@ -126,10 +131,11 @@ class Bench:
     def run_ours(self, checkpoint: Path | None) -> None:
         """Our model with the defaults of `python -m train`, trained unless there is a checkpoint."""
         folder = checkpoint or self.folder / "model"
-        if checkpoint is None and (self.fresh or not (folder / METRICS).exists()):
+        unfinished = (folder / UNFINISHED).exists()
+        if checkpoint is None and (self.fresh or unfinished or not (folder / METRICS).exists()):
             how = self.loaded.data.how
             arguments = [*self.loaded.files.arguments(how), "--seed", str(self.seed), "--out", str(folder)]
-            if train(arguments):
+            if train([*arguments, "--resume"] if unfinished else arguments):
                 raise RuntimeError(f"python -m train {' '.join(arguments)} failed; expected a checkpoint")
         weights = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
         key = {**self._key(), "weights": weights}
@@ -154,7 +160,14 @@ class Bench:
         def objective(baseline: Baseline) -> float:
             return validation.objective(baseline.fit(validation.train))
 
-        tuned = tune(space, objective, self.trials, self.seed, defaults(kind))
+        trials = self.folder / f"{_slug(method)}.trials"
+        done = Done(
+            keep=lambda new: _write(trials, {"key": self._key(), "values": new.values, "cpu_s": new.seconds})
+        )
+        if trials.exists() and _read(trials)["key"] == self._key():
+            done.values, done.seconds = _read(trials)["values"], _read(trials)["cpu_s"]
+        tuned = tune(space, objective, self.trials, self.seed, defaults(kind), done)
+        trials.unlink()
         started = time.process_time()
         scores = tuned.baseline.fit(test.train)
         fitted = time.process_time()
@@ -229,6 +242,15 @@ def new_scores(served: Served, proposed: Mapping[int, Candidates]) -> Scores:
         return found
 
     return scores
+
+
+def restore(published: Mapping[str, Result], out: Path) -> None:
+    """Write what a report's JSON has of each data set, and `out` has not."""
+    for name, found in published.items():
+        kept = {FACTS: found["facts"]} | {f"{_slug(m)}.json": r for m, r in found["methods"].items()}
+        for file, value in kept.items():
+            if not (out / name / file).exists():
+                _write(out / name / file, value)
 
 
 def collect(out: Path) -> dict[str, Result]:

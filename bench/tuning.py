@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 import optuna
@@ -49,33 +49,58 @@ class Tuned:
     values: list[float]
 
 
+@dataclass
+class Done:
+    """The objectives of the trials so far, and what they took of one CPU; `keep` is called after each."""
+
+    values: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+    keep: Callable[[Done], None] | None = None
+
+    def add(self, value: float, seconds: float) -> None:
+        """One more trial; seconds: of all of them."""
+        self.values.append(value)
+        self.seconds = seconds
+        if self.keep:
+            self.keep(self)
+
+
 def tune(
     space: Space,
     objective: Callable[[Baseline], float],
     trials: int,
     seed: int,
     defaults: Mapping[str, object],
+    done: Done | None = None,
 ) -> Tuned:
     """The baseline of `space` with the greatest objective in exactly `trials` trials; the first among equals.
 
-    An objective that is not a number counts as 0, and so does a fit that ends in such numbers.
+    An objective that is not a number counts as 0, and so does a fit that ends in such numbers. done: the
+    trials of a study that was stopped, which are proposed again and not run again; each new one is added.
     """
+    done = done or Done()
+    before = done.seconds
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed))
     study.enqueue_trial(dict(defaults))
     started = time.process_time()
 
     def value(trial: optuna.Trial) -> float:
+        baseline = space(trial)
+        if trial.number < len(done.values):
+            return done.values[trial.number]
         try:
-            found = objective(space(trial))
+            found = objective(baseline)
         except ModelFitError:  # what implicit calls factors that are not finite
-            return 0.0
-        return found if np.isfinite(found) else 0.0
+            found = 0.0
+        found = found if np.isfinite(found) else 0.0
+        done.add(found, before + time.process_time() - started)
+        return found
 
     study.optimize(value, n_trials=trials)
     best = space(optuna.trial.FixedTrial(study.best_params))  # type: ignore[arg-type]
     values = [float(trial.value or 0.0) for trial in study.trials]
-    return Tuned(best, study.best_value, len(values), time.process_time() - started, values)
+    return Tuned(best, study.best_value, len(values), before + time.process_time() - started, values)
 
 
 def defaults(method: type) -> dict[str, object]:

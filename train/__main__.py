@@ -34,12 +34,14 @@ def main(arguments: list[str] | None = None) -> int:
     """Read, train, evaluate, write; returns the exit status."""
     given = sys.argv[1:] if arguments is None else arguments
     asked = _asked(given)
+    if asked.out.exists() and not asked.out.is_dir():
+        return _failed(f"--out {asked.out}: a file; expected a folder, which is made where it is not there")
     with process_group() as first:
         try:
             report = run(asked, first)
         except (VitrineError, ValueError, OSError) as error:
             return _failed(str(error))
-        except Diverged as error:
+        except (Diverged, FloatingPointError) as error:  # the latter of what float16 rows cannot hold
             return _failed(f"{error}; a smaller learning_rate may help: --set learning_rate=…")
         except KeyboardInterrupt as interrupt:
             return _interrupted(interrupt, asked.out, given)

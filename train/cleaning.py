@@ -37,6 +37,17 @@ SHOWN = {
     "price_not_a_number": "price_text",
     "duplicate_item": "item_id",
 }
+# What would have been right, where the name of the reason does not say it.
+EXPECTED = {
+    "item_id_too_long": f"at most {MAX_ID} characters",
+    "unknown_type": f"one of {', '.join(EVENT_TYPES)}, or a name that [types] of a mapping file has",
+    "impossible_time": "ISO 8601 or seconds since 1970, from 1990 to tomorrow",
+    "negative_value": "a number >= 0",
+    "value_not_a_number": "a number or nothing; kept without it",
+    "bot": f"at most {BOT_EVENTS_PER_HOUR:,} events of a user in an hour",
+    "negative_price": "a number >= 0; kept without it",
+    "price_not_a_number": "a number or nothing; kept without it",
+}
 
 
 class Cleaning:

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from functions.core.events import KINDS, MAX_VALUE
 from train.archive import is_archive, read_archive, write_archived
-from train.cleaning import Cleaning
+from train.cleaning import EXPECTED, Cleaning
 from train.engines import ENGINES
 from train.files import find_files
 from train.mapping import CONTEXT_COLUMNS, ITEM_COLUMNS, Mapping, UnusableLog
@@ -196,5 +196,6 @@ def _titled(items: pa.Table) -> pa.ChunkedArray:
 def _dropped_lines(dropped: dict[str, int], examples: dict[str, list[str]]) -> list[str]:
     return [
         f"  {reason}: {count:,} (for example {'; '.join(examples.get(reason, []))})"
+        + (f"; expected {EXPECTED[reason]}" if reason in EXPECTED else "")
         for reason, count in sorted(dropped.items(), key=lambda pair: (-pair[1], pair[0]))
     ]

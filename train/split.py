@@ -56,7 +56,7 @@ def _nobody_to_test(log: Interactions, how: str, wanted: int) -> str:
         return (
             f"{events_of(log)}, split by {how}: no user has a history; expected users with 2 events or more"
         )
-    at_once = ", all in one second" * bool(log.time_s.min() == log.time_s.max())
+    at_once = ", all in one second" * bool(len(log.user) > 1 and log.time_s.min() == log.time_s.max())
     return (
         f"{events_of(log)}{at_once}, split by time: no user of the test part has a history; "
         "expected a log that covers a longer time, or --split leave-one-out"

@@ -29,7 +29,11 @@ from train.mapping import (
 )
 
 EARLIEST_S = 631_152_000  # 1990-01-01: before any web shop
-MILLISECONDS_FROM = 1e11  # as seconds this is the year 5138, as milliseconds 1973
+EPOCH_UNITS = (
+    (1e17, 1e9),
+    (1e14, 1e6),
+    (1e11, 1e3),
+)  # from, in a second: 1e11 s are in the year 5138, ms in 1973
 FILE_ROWS = 10**12  # more rows than a file has
 
 
@@ -131,7 +135,8 @@ class Staging:
         if source in raw.columns:
             return raw[source]
         if name in mapped or name in ("user_id", "item_id", "type", "time"):
-            raise _missing_column(raw, file, source, f'[{section}] {name} = "<its name there>"')
+            alike = ' or {constant = "view"}, were all of one type,' * (name == "type")
+            raise _missing_column(raw, file, source, f'[{section}] {name} = "<its name there>"{alike}')
         return ibis.null(str)
 
 
@@ -161,10 +166,13 @@ def _number(column: Any) -> Any:
 
 
 def _time_us(column: Any, latest_s: float) -> Any:
-    """Timestamps, ISO text, epoch seconds or milliseconds, as microseconds UTC; null when impossible."""
+    """Timestamps, ISO text, or seconds since 1970, or a thousandth, millionth, billionth of one, as
+    microseconds UTC; null when impossible."""
     text = _text(column)
     number = text.try_cast("float64")
-    seconds = (number.abs() >= MILLISECONDS_FROM).ifelse(number / 1000, number)
+    seconds = ibis.cases(
+        *[(number.abs() >= least, number / unit) for least, unit in EPOCH_UNITS], else_=number
+    )
     possible = seconds.between(EARLIEST_S, latest_s).ifelse(seconds, ibis.null(float))
     epoch = (possible * 1000).round().cast("int64") * 1000
     stamp = text.try_cast("timestamp('UTC')").cast("timestamp(6)")

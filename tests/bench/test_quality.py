@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -7,10 +8,11 @@ from implicit.recommender_base import ModelFitError
 
 from bench import quality
 from bench.quality_data import Task
-from bench.tuning import METHODS, content_space, defaults, tune
+from bench.tuning import METHODS, Done, content_space, defaults, tune
 from functions.core.features import Vocabulary, item_features
 from tests.train.test_evaluate import interactions
-from train.baselines import Baseline, ContentKNN, OwnHistory, Popularity
+from train.baselines import Baseline, ContentKNN, OwnHistory, Popularity, Scores
+from train.log import Interactions
 from train.split import Split
 
 FEATURES = item_features([{"title": "mug"}], Vocabulary())
@@ -45,6 +47,37 @@ def test_tuning_takes_the_best_and_the_first_of_equals() -> None:
     assert tuned.value == max(tuned.values)
     flat = tune(space, lambda baseline: 0.5, 5, 0, defaults(kind))
     assert flat.baseline == OwnHistory()
+
+
+def test_a_study_that_was_stopped_goes_on_to_the_same_end() -> None:
+    kind, space = METHODS["own history"]
+
+    def near_ten(baseline: Baseline) -> float:
+        assert isinstance(baseline, OwnHistory)
+        return -abs(baseline.half_life - 10)
+
+    whole = tune(space, near_ten, 9, 0, defaults(kind))
+    ran: list[Baseline] = []
+
+    def stops(baseline: Baseline) -> float:
+        if len(ran) == 4:
+            raise KeyboardInterrupt
+        ran.append(baseline)
+        return near_ten(baseline)
+
+    kept: list[int] = []
+    done = Done(keep=lambda new: kept.append(len(new.values)))
+    with pytest.raises(KeyboardInterrupt):
+        tune(space, stops, 9, 0, defaults(kind), done)
+    assert kept == [1, 2, 3, 4] and done.seconds > 0
+    seconds, rest = 1000 + done.seconds, []
+    done = Done(list(done.values), seconds)
+    again = tune(
+        space, lambda baseline: rest.append(baseline) or near_ten(baseline), 9, 0, defaults(kind), done
+    )
+    assert len(rest) == 5 and not any(baseline in ran for baseline in rest)
+    assert (again.baseline, again.values) == (whole.baseline, whole.values)
+    assert seconds < again.seconds < seconds + 100
 
 
 def test_an_objective_that_is_no_number_counts_as_nothing() -> None:
@@ -184,6 +217,50 @@ def test_another_budget_log_or_a_wish_makes_a_result_anew(
     source.write_text("\n".join(source.read_text().splitlines()[:-40]))
     assert quality.main([*again, "--trials", "3", "--seed", "1"]) == 0
     assert "reused" not in capsys.readouterr().out
+
+
+def test_one_method_is_done_anew_and_the_report_keeps_the_others(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where the folder of results is gone: the JSON beside the report has them."""
+    report = tmp_path / "docs" / "quality.json"
+    assert quality.main([*command, "--methods", "popularity", "own history"]) == 0
+    before = json.loads(report.read_text())
+    shutil.rmtree(tmp_path / "out")
+    found = before["data"]["online-retail"]["methods"]
+    found["own history"]["date"] = found["popularity"]["date"] = "2001-01-01"
+    report.write_text(json.dumps(before | {"leave_one_out": {"seeds": [0], "mean": {}}}))
+    assert quality.main([*command, "--methods", "popularity", "--fresh"]) == 0
+    assert "reused" not in capsys.readouterr().out
+    after = json.loads(report.read_text())
+    methods = after["data"]["online-retail"]["methods"]
+    assert methods["own history"] == found["own history"]
+    assert methods["popularity"]["date"] != "2001-01-01" and after["leave_one_out"] == {
+        "seeds": [0],
+        "mean": {},
+    }
+
+
+def test_a_tuning_that_was_stopped_is_not_begun_again(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fitted: list[OwnHistory] = []
+    fit, most = OwnHistory.fit, 3
+
+    def stops(self: OwnHistory, log: Interactions) -> Scores:
+        if len(fitted) == most:
+            raise KeyboardInterrupt
+        fitted.append(self)
+        return fit(self, log)
+
+    monkeypatch.setattr(OwnHistory, "fit", stops)
+    again = [*command, "--methods", "own history", "--trials", "5"]
+    with pytest.raises(KeyboardInterrupt):
+        quality.main(again)
+    most = 100
+    assert quality.main(again) == 0
+    assert len(fitted) == 5 + 1  # the trials, and the one that is tested
+    assert not list((tmp_path / "out").rglob("*.trials"))
 
 
 def test_an_absent_file_is_named_with_the_option_that_gives_it(

@@ -199,6 +199,35 @@ def test_the_command_ends_with_one_line_where_a_file_is_missing(
     assert error.startswith("error: no log at ") and error.count("\n") == 1
 
 
+def test_a_file_where_the_folder_should_be_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "out").write_text("mine")
+    assert train(tmp_path, [("u", f"i{n % 5}", START_S + n) for n in range(40)]) == 1
+    error = capsys.readouterr().err
+    assert "out: a file; expected a folder" in error and error.count("\n") == 1
+    assert (tmp_path / "out").read_text() == "mine"
+
+
+def test_weights_that_no_row_can_hold_are_said_to_be(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Float32 trains on where float16 has long overflowed: the fold finds it."""
+    rows = [(f"u{n % 9}", f"i{n % 7}", START_S + 600 * n) for n in range(200)]
+    assert train(tmp_path, rows, "--set", "learning_rate=1e9", "--no-card") == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and "not finite; a smaller learning_rate may help" in error
+    assert "Traceback" not in error and not (tmp_path / "out" / "metrics.json").exists()
+
+
+def test_two_events_are_not_said_to_be_all_in_one_second(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(tmp_path, [("u", "i", START_S), ("u", "j", START_S + 9)]) == 1
+    error = capsys.readouterr().err
+    assert "no user of the test part has a history" in error and "one second" not in error
+
+
 def test_impossible_times_cost_their_rows_alone(tmp_path: Path) -> None:
     bad = [b"0", b"-1", b"1970-01-01T00:00:00Z", b"4102444800", b"2100-01-01", b"9" * 30, b"1e400", b"NaN"]
     log = read(tmp_path, "e.csv", HEADER + GOOD + b"".join(b"u,i,view," + time + b",\n" for time in bad))

@@ -104,7 +104,10 @@ def test_a_log_on_s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: s
 
 @pytest.mark.parametrize(
     "moment",
-    [1_700_000_000, 1_700_000_000_000, 1.7e9, "1700000000", "2023-11-14T22:13:20Z", "2023-11-14 22:13:20"],
+    [
+        *(1_700_000_000, 1_700_000_000_000, 1_700_000_000 * 10**6, 1_700_000_000 * 10**9, 1.7e9),
+        *("1700000000", "2023-11-14T22:13:20Z", "2023-11-14 22:13:20", "2023-11-15T00:13:20+02:00"),
+    ],
 )
 def test_times_in_every_spelling(tmp_path: Path, moment: object) -> None:
     assert read(tmp_path, [event(time=moment)]).to_arrays().time_s.tolist() == [1_700_000_000]
@@ -142,6 +145,33 @@ def test_each_reason_hits_exactly_its_row(tmp_path: Path, reason: str, bad: dict
     assert log.events.num_rows == 2
     assert [example.startswith("row 2: ") for example in log.examples[reason]] == [True]
     assert f"{reason}: 1 (for example row 2: " in log.summary()
+
+
+@pytest.mark.parametrize(
+    ("bad", "expected"),
+    [
+        (
+            event(type="addtocart"),
+            "'addtocart' (events.jsonl)); expected one of view, click, cart, purchase,",
+        ),
+        (event(type="addtocart"), "or a name that [types] of a mapping file has"),
+        (event(time="31/12/2023"), "'31/12/2023' (events.jsonl)); expected ISO 8601 or seconds since 1970"),
+        (event(value=-2.5), "'-2.5' (events.jsonl)); expected a number >= 0"),
+        (event(item_id="x" * 10_000), "expected at most"),
+    ],
+)
+def test_what_was_dropped_is_told_with_what_was_expected(
+    tmp_path: Path, bad: dict[str, Any], expected: str
+) -> None:
+    assert expected in read(tmp_path, [event(), bad]).summary()
+    with pytest.raises(UnusableLog) as error:
+        read(tmp_path, [bad])
+    assert expected in str(error.value)
+
+
+@pytest.mark.parametrize("moment", [99_999_999_999, 10**14 - 1, 10**17 - 1, 631_151_999 * 10**6])
+def test_no_unit_makes_an_impossible_time_possible(tmp_path: Path, moment: int) -> None:
+    assert read(tmp_path, [event(), event(time=moment)]).dropped == {"impossible_time": 1}
 
 
 def test_the_bounds_of_time_are_inside(tmp_path: Path) -> None:
@@ -237,6 +267,13 @@ def test_a_missing_column_is_named_with_its_remedy(tmp_path: Path) -> None:
         read_log(path)
     assert str(path) in str(e.value)
     assert read_log(path, None, Mapping(events={"user_id": "who"})).to_arrays().user_ids == ["u"]
+
+
+def test_a_log_without_a_type_is_told_how_to_name_the_only_one(tmp_path: Path) -> None:
+    path = write(tmp_path / "e.csv", [{"user_id": "u", "item_id": "i", "time": 1_700_000_000}])
+    with pytest.raises(MissingColumn, match=r"no column 'type'; .* or \{constant = \"view\"\}"):
+        read_log(path)
+    assert read_log(path, None, Mapping(events={"type": Constant("view")})).to_arrays().kind.tolist() == [1]
 
 
 def test_a_mapping_renames_and_drops(tmp_path: Path) -> None:

@@ -28,7 +28,8 @@ from train.baselines import (
     UserKNN,
     top,
 )
-from train.baselines.neighbours import content_matrix
+from train.baselines import neighbours as neighbours_module
+from train.baselines.neighbours import content_matrix, nearest_rows
 from train.baselines.ranking import age_in_events, user_items
 from train.log import Interactions
 
@@ -314,6 +315,32 @@ def test_an_item_asks_only_its_nearest_neighbours() -> None:
     one, two = (ContentKNN(features, neighbours=n).fit(log)(np.array([0, 1]))[:, 2] for n in (1, 2))
     assert one[1] > 0 > one[0]
     assert two[1] > two[0] > 0
+
+
+@pytest.mark.parametrize("neighbours", [1, 7, 40, 500])
+@pytest.mark.parametrize("alike", [3, 60, 0])
+def test_nearest_rows_are_those_of_a_table_of_all(
+    neighbours: int, alike: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows that many have, as a shop's products without much content are, and (0) all of their own."""
+    monkeypatch.setattr(neighbours_module, "ITEMS_AT_ONCE", 16)
+    rng = np.random.default_rng(0)
+    some = csr_matrix(rng.random((alike or 200, 12), np.float32) * (rng.random((alike or 200, 12)) < 0.3))
+    rows = some[rng.integers(0, alike, 200)] if alike else some
+    wanted, among = rows[:70], rows[70:]
+    found = nearest_rows(wanted, among, neighbours).toarray()
+    whole = (wanted @ among.T).toarray()
+    largest = np.sort(np.where(whole > 0, whole, 0), 1)[:, ::-1][:, :neighbours]
+    np.testing.assert_array_equal(np.sort(found, 1)[:, ::-1][:, : largest.shape[1]], largest)
+    assert ((found == whole) | (found == 0)).all() and ((found > 0).sum(1) <= neighbours).all()
+
+
+def test_of_rows_that_are_alike_the_lower_are_the_nearest() -> None:
+    among = csr_matrix(np.float32([[0, 1], [1, 0], [1, 0], [0.5, 0], [1, 0]]))
+    found = nearest_rows(csr_matrix(np.float32([[1, 0], [1, 0], [0, 0]])), among, 2)
+    assert found.toarray().tolist() == [[0, 1, 1, 0, 0], [0, 1, 1, 0, 0], [0, 0, 0, 0, 0]]
+    assert nearest_rows(among[:0], among, 2).shape == (0, 5)
+    assert nearest_rows(among, among[:0], 2).shape == (5, 0)
 
 
 def test_content_is_rows_of_length_one_and_nothing_where_nothing_is_known() -> None:

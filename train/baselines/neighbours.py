@@ -6,6 +6,7 @@ import warnings
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from implicit.nearest_neighbours import BM25Recommender, CosineRecommender, TFIDFRecommender
 from scipy.sparse import csr_matrix, diags, hstack, vstack
 from sklearn.feature_extraction.text import TfidfTransformer
@@ -109,14 +110,42 @@ def content_matrix(features: ItemFeatures) -> csr_matrix:
 
 
 def nearest_rows(wanted: csr_matrix, among: csr_matrix, neighbours: int) -> csr_matrix:
-    """Dot products above 0 with the `neighbours` rows of [M, F] that have the largest, of [A, F]: [A, M]."""
-    parts = []
-    for at in range(0, wanted.shape[0], ITEMS_AT_ONCE):
-        cosines = (wanted[at : at + ITEMS_AT_ONCE] @ among.T).toarray()
-        drop = max(cosines.shape[1] - neighbours, 0)
-        np.put_along_axis(cosines, np.argpartition(cosines, drop - 1, 1)[:, :drop], 0.0, 1)
-        parts.append(csr_matrix(cosines))
-    return vstack(parts).tocsr() if parts else csr_matrix((0, among.shape[0]), dtype=np.float32)
+    """Dot products above 0 with the `neighbours` rows of [M, F] that have the largest, of [A, F]: [A, M].
+
+    Rows that are equal are looked for once and found together, the lower first: half of a shop's products
+    have a content that others have, too.
+    """
+    ask, who = _distinct(wanted)
+    of, which = _distinct(among)
+    places = np.argsort(which, kind="stable")  # of the rows of each content, one content after the other
+    counts = np.bincount(which, minlength=len(of))
+    starts = np.cumsum(counts) - counts
+    others, nearest_of = among[of].T.tocsr(), []
+    for at in range(0, len(ask), ITEMS_AT_ONCE):
+        cosines = torch.from_numpy((wanted[ask[at : at + ITEMS_AT_ONCE]] @ others).toarray())
+        best = cosines.topk(min(neighbours, len(of)), 1)
+        content, value = best.indices.numpy(), best.values.numpy()
+        before = np.cumsum(counts[content], 1) - counts[content]  # rows of what is nearer
+        taken = np.where(value > 0, (neighbours - before).clip(0, counts[content]), 0)  # [A, k]
+        total = taken.sum(1)
+        nth = np.arange(total.sum()) - np.repeat(np.cumsum(taken) - taken.ravel(), taken.ravel())
+        columns = places[np.repeat(starts[content].ravel(), taken.ravel()) + nth]
+        ends = np.r_[0, np.cumsum(total)]
+        rows = (np.repeat(value.ravel(), taken.ravel()), columns, ends)
+        nearest_of.append(csr_matrix(rows, shape=(len(total), among.shape[0])))
+    if not nearest_of:
+        return csr_matrix((0, among.shape[0]), dtype=np.float32)
+    return vstack(nearest_of).tocsr()[who]
+
+
+def _distinct(rows: csr_matrix) -> tuple[Rows, Rows]:
+    """The first of each of the rows that differ, and which of those each row is, [A]."""
+    rows.sort_indices()
+    first: dict[tuple[bytes, bytes], int] = {}
+    bounds = zip(rows.indptr[:-1].tolist(), rows.indptr[1:].tolist(), strict=True)
+    keys = [(rows.indices[a:b].tobytes(), rows.data[a:b].tobytes()) for a, b in bounds]
+    which = np.array([first.setdefault(key, len(first)) for key in keys], np.int64)
+    return np.unique(which, return_index=True)[1].astype(np.int64), which
 
 
 @dataclass(frozen=True)

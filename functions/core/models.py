@@ -9,16 +9,16 @@ what is not expected is refused by name.
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from functions.core.errors import CorruptBundle
+from functions.core.protobuf import BYTES, FIXED32, VARINT, Part, Refused
 
 OPSET = 21
 DEFAULT_DOMAINS = ("", "ai.onnx")  # two names of one
 MOST_NESTED = 4  # graphs within graphs; ours have none
-VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 
 # field number → name and wire type, of what our exporter writes
 MODEL = {
@@ -86,12 +86,6 @@ TENSOR = {
     16: ("metadata_props", BYTES),
 }
 ENTRY = {1: ("key", BYTES), 2: ("value", BYTES)}
-# numbers of a repeated field may be packed into one, or come one by one
-UNPACKED = {"dims": VARINT, "ints": VARINT, "int32_data": VARINT, "int64_data": VARINT, "uint64_data": VARINT}
-UNPACKED |= {"floats": FIXED32, "float_data": FIXED32, "double_data": FIXED64}
-FIXED_BYTES = {FIXED64: 8, FIXED32: 4}
-
-Schema = Mapping[int, tuple[str, int]]
 
 
 @dataclass(frozen=True)
@@ -122,82 +116,33 @@ def check_model(path: Path, allowed: Allowed) -> None:
 
 def _check(data: mmap.mmap, path: Path, allowed: Allowed) -> None:
     try:
-        _model(_Part(data, 0, len(data)), allowed)
-    except _Refused as refused:
+        _model(Part(data, 0, len(data)), allowed)
+    except Refused as refused:
         raise CorruptBundle(f"{path}: {refused}") from refused
 
 
-class _Refused(Exception):
-    """What is not allowed, for the message."""
-
-
-@dataclass(frozen=True)
-class _Part:
-    """Bytes start..end of a mapped file, whose weights are not looked at."""
-
-    data: mmap.mmap
-    start: int
-    end: int
-
-    def text(self) -> str:
-        return self.data[self.start : min(self.end, self.start + 1000)].decode("utf-8", "backslashreplace")
-
-    def fields(self, message: str, schema: Schema) -> Iterator[tuple[str, int | _Part]]:
-        """Name and value of each field, in order; raises _Refused for an unknown or malformed one."""
-        at = self.start
-        while at < self.end:
-            tag, at = self._varint(at, message)
-            number, wire = tag >> 3, tag & 7
-            name, expected = schema.get(number, ("", -1))
-            if wire != expected and UNPACKED.get(name, -1) != wire:
-                raise _Refused(f"field {number} of wire type {wire} in a {message}; expected none such")
-            value: int | _Part
-            if wire == VARINT:
-                value, at = self._varint(at, message)
-            else:
-                length, at = (FIXED_BYTES[wire], at) if wire != BYTES else self._varint(at, message)
-                if length > self.end - at:
-                    raise _Refused(f"a {message}'s {name} of {length} bytes; {self.end - at} are left")
-                value, at = _Part(self.data, at, at + length), at + length
-            yield name, value
-
-    def _varint(self, at: int, message: str) -> tuple[int, int]:
-        value = 0
-        for shift in range(0, 70, 7):
-            if at >= self.end:
-                break
-            byte = self.data[at]
-            at += 1
-            value |= (byte & 127) << shift
-            if byte < 128:
-                return value, at
-        raise _Refused(f"a {message} that is cut off")
-
-
-def _model(part: _Part, allowed: Allowed) -> None:
+def _model(part: Part, allowed: Allowed) -> None:
     opsets: dict[str, int] = {}
     graphs = []
     for name, value in part.fields("model", MODEL):
         if name == "opset_import":
-            assert isinstance(value, _Part)
+            assert isinstance(value, Part)
             domain, version = _opset(value)
             if allowed.opsets.get(domain) != version or domain in opsets:
-                raise _Refused(f"opset {domain or 'ai.onnx'!r} {version}; expected {_names(allowed.opsets)}")
+                raise Refused(f"opset {domain or 'ai.onnx'!r} {version}; expected {_names(allowed.opsets)}")
             opsets[domain] = version
         elif name == "graph":
             graphs.append(value)
     if "" not in opsets or len(graphs) != 1:
-        raise _Refused(
-            f"{len(graphs)} graphs, opsets {_names(opsets)}; expected one graph of ai.onnx {OPSET}"
-        )
-    assert isinstance(graphs[0], _Part)
+        raise Refused(f"{len(graphs)} graphs, opsets {_names(opsets)}; expected one graph of ai.onnx {OPSET}")
+    assert isinstance(graphs[0], Part)
     _graph(graphs[0], allowed, depth=0)
 
 
-def _opset(part: _Part) -> tuple[str, int]:
+def _opset(part: Part) -> tuple[str, int]:
     found = dict(part.fields("opset_import", OPSET_ID))
     domain, version = found.get("domain", ""), found.get("version", 0)
-    name = domain.text() if isinstance(domain, _Part) else ""
+    name = domain.text() if isinstance(domain, Part) else ""
     return "" if name in DEFAULT_DOMAINS else name, version if isinstance(version, int) else 0
 
 
@@ -205,22 +150,22 @@ def _names(opsets: Mapping[str, int]) -> str:
     return ", ".join(f"{domain or 'ai.onnx'} {version}" for domain, version in opsets.items()) or "none"
 
 
-def _graph(part: _Part, allowed: Allowed, depth: int) -> None:
+def _graph(part: Part, allowed: Allowed, depth: int) -> None:
     if depth > MOST_NESTED:
-        raise _Refused(f"graphs nested {depth} deep; expected {MOST_NESTED} at most")
+        raise Refused(f"graphs nested {depth} deep; expected {MOST_NESTED} at most")
     handed_over = allowed.handed_over if depth == 0 else frozenset()
     for name, value in part.fields("graph", GRAPH):
-        assert isinstance(value, _Part)
+        assert isinstance(value, Part)
         if name == "node":
             _node(value, allowed, depth)
         elif name == "initializer":
             _tensor(value, handed_over)
 
 
-def _node(part: _Part, allowed: Allowed, depth: int) -> None:
+def _node(part: Part, allowed: Allowed, depth: int) -> None:
     operator, domains = "", []
     for name, value in part.fields("node", NODE):
-        assert isinstance(value, _Part)
+        assert isinstance(value, Part)
         if name == "attribute":
             _attribute(value, allowed, depth)
         elif name == "op_type":
@@ -229,12 +174,12 @@ def _node(part: _Part, allowed: Allowed, depth: int) -> None:
             domains.append(value.text())
     for domain in domains:
         if domain not in DEFAULT_DOMAINS and domain not in allowed.opsets:
-            raise _Refused(f"operator {operator!r} of domain {domain!r}; expected {_names(allowed.opsets)}")
+            raise Refused(f"operator {operator!r} of domain {domain!r}; expected {_names(allowed.opsets)}")
 
 
-def _attribute(part: _Part, allowed: Allowed, depth: int) -> None:
+def _attribute(part: Part, allowed: Allowed, depth: int) -> None:
     for name, value in part.fields("attribute", ATTRIBUTE):
-        if not isinstance(value, _Part):
+        if not isinstance(value, Part):
             continue
         if name in ("t", "tensors"):
             _tensor(value, frozenset())
@@ -242,19 +187,19 @@ def _attribute(part: _Part, allowed: Allowed, depth: int) -> None:
             _graph(value, allowed, depth + 1)
 
 
-def _tensor(part: _Part, handed_over: frozenset[str]) -> None:
+def _tensor(part: Part, handed_over: frozenset[str]) -> None:
     name, located, entries = "", 0, []
     for field, value in part.fields("tensor", TENSOR):
         if field == "data_location":
             located = max(located, int(value)) if isinstance(value, int) else located
-        elif field == "name" and isinstance(value, _Part):
+        elif field == "name" and isinstance(value, Part):
             name = value.text()
-        elif field == "external_data" and isinstance(value, _Part):
+        elif field == "external_data" and isinstance(value, Part):
             entry = dict(value.fields("external_data", ENTRY))
-            entries.append({key: v.text() for key, v in entry.items() if isinstance(v, _Part)})
+            entries.append({key: v.text() for key, v in entry.items() if isinstance(v, Part)})
     if not entries and located == 0:
         return
     if name not in handed_over or located != 1 or entries != [{"key": "location", "value": name}]:
         said = ", ".join(f"{e.get('key')}={e.get('value')}" for e in entries) or "no location"
         expected = f"only {sorted(handed_over)}, by name" if handed_over else "every weight inside"
-        raise _Refused(f"{name!r} is external data ({said}); expected {expected}")
+        raise Refused(f"{name!r} is external data ({said}); expected {expected}")

@@ -8,7 +8,7 @@ another order: a float16 number of a state differs by one unit now and then.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 
 from functions.core.errors import CorruptBundle
 from functions.core.features import Int64
+from functions.core.models import ATTRIBUTE, GRAPH, MODEL, NODE, TENSOR
+from functions.core.protobuf import BYTES, VARINT, Part, Refused, Schema, signed
 from functions.core.user_row import Float16
 
 Array = NDArray[Any]
-Field = tuple[int, Any]
 # of onnx.TensorProto
 KINDS: dict[int, np.dtype[Any]] = {
     1: np.dtype("<f4"),
@@ -29,8 +30,13 @@ KINDS: dict[int, np.dtype[Any]] = {
     9: np.dtype("?"),
     10: np.dtype("<f2"),
 }
-FLOAT, INT, TENSOR = 1, 2, 4  # of onnx.AttributeProto
-VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
+FLOAT_VALUE, INT_VALUE, TENSOR_VALUE = 1, 2, 4  # of onnx.AttributeProto
+# of an input, as in onnx.proto
+VALUE_INFO = {1: ("name", BYTES), 2: ("type", BYTES), 3: ("doc_string", BYTES), 4: ("metadata_props", BYTES)}
+TYPE = {1: ("tensor_type", BYTES), 6: ("denotation", BYTES)}
+TENSOR_TYPE = {1: ("elem_type", VARINT), 2: ("shape", BYTES)}
+SHAPE = {1: ("dim", BYTES)}
+DIM = {1: ("dim_value", VARINT), 2: ("dim_param", BYTES), 3: ("denotation", BYTES)}
 
 
 @dataclass(frozen=True)
@@ -97,7 +103,7 @@ class NumpyStep:
         try:
             self._nodes, self._weights, widths = _read(model.read_bytes())
             self.state_width, self.dim = widths["state"], widths["item"]
-        except (IndexError, KeyError, ValueError, struct.error, UnicodeDecodeError) as error:
+        except (Refused, IndexError, KeyError, ValueError, struct.error, UnicodeDecodeError) as error:
             raise CorruptBundle(f"{model}: {error!r}; expected a user tower") from error
         unknown = sorted({node.operator for node in self._nodes} - OPERATORS.keys())
         if unknown:
@@ -116,92 +122,77 @@ class NumpyStep:
         return known["state_out"], known["vector"]
 
 
-def _fields(data: memoryview) -> Iterator[Field]:
-    """Number and value of each field of a protobuf message; nested messages and strings are memoryviews."""
-    at = 0
-    while at < len(data):
-        tag, at = _varint(data, at)
-        value: Any
-        if tag & 7 == VARINT:
-            value, at = _varint(data, at)
-        elif tag & 7 == BYTES:
-            length, at = _varint(data, at)
-            value, at = data[at : at + length], at + length
-        elif tag & 7 in (FIXED32, FIXED64):
-            width = 4 if tag & 7 == FIXED32 else 8
-            value, at = data[at : at + width], at + width
-        else:
-            raise ValueError(f"wire type {tag & 7} at byte {at}")
-        yield tag >> 3, value
+class _Message:
+    """The fields of one message, by name."""
+
+    def __init__(self, part: Part | int, message: str, schema: Schema) -> None:
+        if not isinstance(part, Part):
+            raise ValueError(f"{part}; expected a {message}")
+        self._message, self._fields = message, [*part.fields(message, schema)]
+
+    def parts(self, name: str) -> list[Part]:
+        """Values that are bytes, in order."""
+        return [value for field, value in self._fields if field == name and isinstance(value, Part)]
+
+    def part(self, name: str) -> Part:
+        """The only one."""
+        (found,) = self.parts(name)
+        return found
+
+    def numbers(self, name: str) -> list[int]:
+        """Of a number that may come more than once, packed or not."""
+        values = [value for field, value in self._fields if field == name]
+        listed = [v.numbers(self._message) if isinstance(v, Part) else [v] for v in values]
+        return [signed(number) for numbers in listed for number in numbers]
+
+    def number(self, name: str) -> int:
+        """The only one; 0 where it is not there."""
+        return (self.numbers(name) or [0])[0]
 
 
-def _varint(data: memoryview, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = data[at]
-        value |= (byte & 127) << shift
-        at, shift = at + 1, shift + 7
-        if byte < 128:
-            return value - 2**64 if value >= 2**63 else value, at
-
-
-def _all(data: memoryview, number: int) -> list[Any]:
-    return [value for field, value in _fields(data) if field == number]
-
-
-def _text(data: memoryview) -> str:
-    return bytes(data).decode()
-
-
-def _numbers(fields: list[Any]) -> list[int]:
-    """A repeated number, which comes one by one or packed."""
-    found: list[int] = []
-    for value in fields:
-        if isinstance(value, int):
-            found.append(value)
-            continue
-        at = 0
-        while at < len(value):
-            number, at = _varint(value, at)
-            found.append(number)
-    return found
+def _text(part: Part) -> str:
+    return part.raw().decode()
 
 
 def _read(data: bytes) -> tuple[list[Node], dict[str, Array], dict[str, int]]:
-    (graph,) = _all(memoryview(data), 7)
-    weights = dict(_tensor(value) for value in _all(graph, 5))
-    nodes = [_node(value) for value in _all(graph, 1)]
-    return nodes, weights, dict(_input(value) for value in _all(graph, 11))
+    model = _Message(Part(data, 0, len(data)), "model", MODEL)
+    graph = _Message(model.part("graph"), "graph", GRAPH)
+    weights = dict(_tensor(part) for part in graph.parts("initializer"))
+    nodes = [_node(part) for part in graph.parts("node")]
+    return nodes, weights, dict(_input(part) for part in graph.parts("input"))
 
 
-def _tensor(data: memoryview) -> tuple[str, Array]:
-    (kind,), (raw,) = _all(data, 2), _all(data, 9)
-    (name,) = _all(data, 8) or [memoryview(b"")]
-    shape = _numbers(_all(data, 1))
-    values: Array = np.frombuffer(raw, KINDS[kind])
-    return _text(name), values.reshape(shape)
+def _tensor(part: Part) -> tuple[str, Array]:
+    tensor = _Message(part, "tensor", TENSOR)
+    name = "".join(_text(name) for name in tensor.parts("name"))
+    values: Array = np.frombuffer(tensor.part("raw_data").raw(), KINDS[tensor.number("data_type")])
+    return name, values.reshape(tensor.numbers("dims"))
 
 
-def _node(data: memoryview) -> Node:
-    inputs, outputs = (tuple(_text(v) for v in _all(data, number)) for number in (1, 2))
-    attributes = dict(_attribute(value) for value in _all(data, 5))
-    return Node(_text(_all(data, 4)[0]), inputs, outputs, attributes)
+def _node(part: Part) -> Node:
+    node = _Message(part, "node", NODE)
+    inputs, outputs = (tuple(map(_text, node.parts(name))) for name in ("input", "output"))
+    attributes = dict(_attribute(each) for each in node.parts("attribute"))
+    return Node(_text(node.part("op_type")), inputs, outputs, attributes)
 
 
-def _attribute(data: memoryview) -> tuple[str, Any]:
-    (name,), (kind,) = _all(data, 1), _all(data, 20)
-    if kind == INT:
-        return _text(name), (_all(data, 3) or [0])[0]
-    if kind == FLOAT:
-        return _text(name), struct.unpack("<f", (_all(data, 2) or [b"\0" * 4])[0])[0]
-    if kind == TENSOR:
-        return _text(name), _tensor(_all(data, 5)[0])[1]
-    raise ValueError(f"attribute {_text(name)} of type {kind}")
+def _attribute(part: Part) -> tuple[str, Any]:
+    attribute = _Message(part, "attribute", ATTRIBUTE)
+    name, kind = _text(attribute.part("name")), attribute.number("type")
+    if kind == INT_VALUE:
+        return name, attribute.number("i")
+    if kind == FLOAT_VALUE:
+        raw = [each.raw() for each in attribute.parts("f")] or [b"\0" * 4]
+        return name, struct.unpack("<f", raw[0])[0]
+    if kind == TENSOR_VALUE:
+        return name, _tensor(attribute.part("t"))[1]
+    raise ValueError(f"attribute {name} of type {kind}")
 
 
-def _input(data: memoryview) -> tuple[str, int]:
+def _input(part: Part) -> tuple[str, int]:
     """Name and last dimension of an input; 0 where that is not fixed."""
-    (name,), (kind,) = _all(data, 1), _all(data, 2)
-    shape = _all(_all(kind, 1)[0], 2)[0]
-    last = _all(shape, 1)[-1]
-    return _text(name), (_all(last, 1) or [0])[0]
+    value = _Message(part, "input", VALUE_INFO)
+    kind = _Message(value.part("type"), "type", TYPE)
+    tensor = _Message(kind.part("tensor_type"), "tensor_type", TENSOR_TYPE)
+    shape = _Message(tensor.part("shape"), "shape", SHAPE)
+    return _text(value.part("name")), _Message(shape.parts("dim")[-1], "dim", DIM).number("dim_value")

@@ -162,7 +162,8 @@ def as_table(report: dict[str, Any]) -> str:
     unseen = [
         name for name, entry in report["prices"].items() if isinstance(entry, dict) and not entry["seen"]
     ]
-    lines += ["", f"Prices that were not read anew, but taken as known: {', '.join(unseen)}."]
+    if unseen:
+        lines += ["", f"Prices that were not read anew, but taken as known: {', '.join(unseen)}."]
     return "\n".join(lines)
 
 

@@ -42,5 +42,8 @@ def test_every_rate_and_every_price_has_its_place() -> None:
     for name, entry in STATED.items():
         if isinstance(entry, dict):
             assert entry["price"] > 0 and entry["page"].startswith("https://aws.amazon.com/"), name
-    assert "kinesis_gb_in" in as_table(report)  # not read anew, and it says so
+            assert entry["seen"], name
+    assert "not read anew" not in as_table(report)
+    report["prices"]["kinesis_gb_in"]["seen"] = ""
+    assert "not read anew, but taken as known: kinesis_gb_in." in as_table(report)
     assert report["measured"]["update_ms_an_event"] == 0.2

@@ -25,17 +25,18 @@ import importlib, json, sys
 artifact, bundle, services = sys.argv[1], sys.argv[2], sys.argv[3].split(",")
 sys.path.insert(0, artifact)
 handlers = [callable(importlib.import_module(f"functions.{name}").handler) for name in sys.argv[4].split(",")]
-import boto3, functions, numpy, onnxruntime
+import botocore.session, functions, numpy, onnxruntime
 from pathlib import Path
 from functions.core.served import open_bundle
 served = open_bundle(Path(bundle), Path(bundle).name)
 row = served.encoder.empty()
-session = boto3.session.Session(region_name="eu-central-1")
-clients = [session.client(service).meta.service_model.service_name for service in services]
+session = botocore.session.get_session()
+made = [session.create_client(service, region_name="eu-central-1").meta for service in services]
+clients = {meta.service_model.service_name: sorted(meta.method_to_api_mapping) for meta in made}
 loaded = [m.__file__ for m in sys.modules.values() if getattr(m, "__file__", None)]
 print(json.dumps({
     "handlers": handlers,
-    "from": [module.__file__ for module in (boto3, functions, numpy, onnxruntime)],
+    "from": [module.__file__ for module in (botocore, functions, numpy, onnxruntime)],
     "elsewhere": [path for path in loaded if "site-packages" in path and not path.startswith(artifact)],
     "bundle": served.id,
     "popular": len(served.popular()[0]),
@@ -91,6 +92,22 @@ def services() -> list[str]:
     """The services that functions/aws makes clients of."""
     texts = [path.read_text() for path in (ROOT / "functions" / "aws").glob("*.py")]
     return sorted({name for text in texts for name in re.findall(r'\bclient\(\s*"([a-z0-9-]+)"', text)})
+
+
+def calls() -> dict[str, list[str]]:
+    """The methods of clients that functions/aws calls, by service."""
+    attributes = {
+        "dynamodb": "dynamodb",
+        "kinesis": "kinesis",
+        "s3": "s3",
+        "secretsmanager": "secrets_manager",
+    }
+    texts = "".join(path.read_text() for path in (ROOT / "functions" / "aws").glob("*.py"))
+    found = {
+        name: set(re.findall(rf"self\._{attribute}\.(\w+)\(", texts))
+        for name, attribute in attributes.items()
+    }
+    return {name: sorted(methods) for name, methods in found.items()}
 
 
 def test_it_is_small(artifact: Path) -> None:
@@ -153,7 +170,8 @@ def test_an_isolated_interpreter_opens_it(opened: dict[str, Any], artifact: Path
     assert opened["elsewhere"] == []
     assert opened["bundle"] == json.loads((STORED / "pointer.json").read_text())["champion"]
     assert opened["popular"] > 0 and opened["candidates"] > 0
-    assert opened["clients"] == services() == ["dynamodb", "kinesis", "s3", "secretsmanager"]
+    assert list(opened["clients"]) == services() == ["dynamodb", "kinesis", "s3", "secretsmanager"]
+    assert opened["clients"] == calls()  # what trim.py keeps is what functions call
 
 
 def test_bytecode_holds_whatever_the_files_times_are(opened: dict[str, Any], artifact: Path) -> None:

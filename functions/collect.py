@@ -6,10 +6,8 @@ import time
 from functools import cache
 from typing import Any, NamedTuple
 
-from aws_lambda_powertools.event_handler import Response
-
 from functions.aws.background import Background
-from functions.aws.gateway import body_of, credential_of, query_of, refusal, reply, resolver, serve
+from functions.aws.gateway import Answer, Request, Routes, refusal, reply
 from functions.aws.log import Log, log_client
 from functions.aws.secret import REFRESH_S, Secret, ShopSecret, secret_client
 from functions.aws.settings import Settings
@@ -22,7 +20,7 @@ from functions.core.requests import parse_batch, read_body, require_no_query, su
 from functions.core.tokens import Decision, Keys, verify
 
 ACCEPTED, FAILED, INVALID = "accepted", "failed", "invalid"
-app = resolver()
+route = Routes()
 
 
 class Collector:
@@ -50,18 +48,18 @@ def collector() -> Collector:
 
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     """Answer one API Gateway event (payload 2.0)."""
-    return serve(app, event, context)
+    return route.serve(event)
 
 
-@app.post("/v1/events")
-def collect() -> Response[str]:
+@route("POST", "/v1/events")
+def collect(request: Request) -> Answer:
     """Check each event, append the good ones to the log in order, and say of each what became of it."""
     now_s = time.time()
     secret = collector().secret.get()
     collector().rotation.tick()
-    key = user_key(secret.pseudonym, subject(credential_of(app), secret.keys, now_s))
-    require_no_query(query_of(app))
-    raw, is_batch = parse_batch(read_body(*body_of(app)))
+    key = user_key(secret.pseudonym, subject(request.credential, secret.keys, now_s))
+    require_no_query(request.query)
+    raw, is_batch = parse_batch(read_body(*request.body))
     place = "events[{}]." if is_batch else ""
     checked = [check(event, key, secret, now_s, place.format(at)) for at, event in enumerate(raw)]
     results = append(collector().log, key, checked)

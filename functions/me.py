@@ -15,10 +15,8 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
-from aws_lambda_powertools.event_handler import Response
-
 from functions.aws.background import Background
-from functions.aws.gateway import body_of, credential_of, query_of, reply, resolver, serve
+from functions.aws.gateway import Answer, Request, Routes, reply
 from functions.aws.keys import KeyTable, keys_client
 from functions.aws.log import Log, Position, log_client
 from functions.aws.rows import Rows, patient_client
@@ -34,7 +32,7 @@ from functions.core.times import rfc3339
 from functions.core.tokens import Keys, sign
 
 TRIES = 5  # when the stream's reader writes the row meanwhile
-app = resolver()
+route = Routes()
 
 
 @dataclass(frozen=True)
@@ -117,16 +115,16 @@ def eraser() -> Eraser:
 
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     """Answer one API Gateway event (payload 2.0)."""
-    return serve(app, event, context)
+    return route.serve(event)
 
 
-@app.delete("/v1/me")
-def erase() -> Response[str]:
+@route("DELETE", "/v1/me")
+def erase(request: Request) -> Answer:
     """Forget the visitor whom the credential names."""
     own = eraser()
     secret, now_s = own.secret.get(), time.time()
     own.rotation.tick()
-    key = user_key(secret.pseudonym, subject(credential_of(app), secret.keys, now_s))
-    require_no_query(query_of(app))
-    require_empty(*body_of(app))
+    key = user_key(secret.pseudonym, subject(request.credential, secret.keys, now_s))
+    require_no_query(request.query)
+    require_empty(*request.body)
     return reply(own.erase(key, secret.keys, int(now_s)).body())

@@ -17,13 +17,11 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
-from aws_lambda_powertools.event_handler import Response
-
 from functions.aws.background import Background
 from functions.aws.bundles import REFRESH_S as BUNDLE_REFRESH_S
 from functions.aws.bundles import Bundles, bundle_client
 from functions.aws.clients import session
-from functions.aws.gateway import body_of, credential_of, query_of, reply, resolver, serve
+from functions.aws.gateway import Answer, Request, Routes, reply
 from functions.aws.rows import Rows, hot_client
 from functions.aws.secret import REFRESH_S as SECRET_REFRESH_S
 from functions.aws.secret import Secret, ShopSecret, secret_client
@@ -49,7 +47,7 @@ VISITOR_LIFETIME_S = 90 * 86_400
 FIRST_BUNDLE_S = 5.0  # of a cold start, waited for the first bundle
 RESERVE_MS = 10.0  # of the deadline, kept for choosing after the row was read
 READERS = 4
-app = resolver()
+route = Routes()
 
 
 class Scorer:
@@ -113,53 +111,53 @@ def scorer() -> Scorer:
 
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     """Answer one API Gateway event (payload 2.0)."""
-    return serve(app, event, context)
+    return route.serve(event)
 
 
-@app.post("/v1/banners")
-def banners() -> Response[str]:
+@route("POST", "/v1/banners")
+def banners(request: Request) -> Answer:
     """Banners for one slot, for the visitor whom the credential names."""
     started_s, now_s = time.perf_counter(), time.time()
     own = scorer()
     secret = own.secret.get()
-    key = user_key(secret.pseudonym, subject(credential_of(app), secret.keys, now_s))
-    require_no_query(query_of(app))
+    key = user_key(secret.pseudonym, subject(request.credential, secret.keys, now_s))
+    require_no_query(request.query)
     bundle, arm = own.bundles.of(key)  # read once: an answer is made of one bundle
-    body = read_body(*body_of(app))
-    request = parse_banner_request(body, bundle.slots if bundle else None, int(now_s))
+    body = read_body(*request.body)
+    asked = parse_banner_request(body, bundle.slots if bundle else None, int(now_s))
     visitor = own.visitor(key, started_s) if bundle else Visitor(key, reachable=False)
-    said = respond(bundle, request, replace(visitor, arm=arm), secret, int(now_s))
+    said = respond(bundle, asked, replace(visitor, arm=arm), secret, int(now_s))
     own.tick()
     duration_ms = 1000 * (time.perf_counter() - started_s)
     emit({"Banners": len(said["banners"])}, {"Duration": duration_ms}, {"tier": said["tier"]})
     return reply(said)
 
 
-@app.post("/v1/visitors")
-def visitors() -> Response[str]:
+@route("POST", "/v1/visitors")
+def visitors(request: Request) -> Answer:
     """A credential for a visitor whom the shop does not know, under a name that nobody can guess."""
-    require_no_query(query_of(app))
-    require_empty(*body_of(app))
+    require_no_query(request.query)
+    require_empty(*request.body)
     expires_s = int(time.time()) + VISITOR_LIFETIME_S
     claims = {"sub": f"visitor-{secrets.token_urlsafe(16)}", "exp": expires_s}
     token = sign(claims, scorer().secret.get().keys)
     return reply({"token": token, "expires": rfc3339(expires_s)}, 201)
 
 
-@app.get("/v1/me")
-def me() -> Response[str]:
+@route("GET", "/v1/me")
+def me(request: Request) -> Answer:
     """All that is held of the visitor whom the credential names."""
     own = scorer()
     secret = own.secret.get()
-    key = user_key(secret.pseudonym, subject(credential_of(app), secret.keys, time.time()))
-    require_no_query(query_of(app))
+    key = user_key(secret.pseudonym, subject(request.credential, secret.keys, time.time()))
+    require_no_query(request.query)
     return reply(held(key, own.rows.get(key), own.bundles.current))
 
 
-@app.get("/v1/health")
-def health() -> Response[str]:
+@route("GET", "/v1/health")
+def health(request: Request) -> Answer:
     """Whether there is a bundle to serve from, and which."""
-    require_no_query(query_of(app))
+    require_no_query(request.query)
     scorer().tick()
     bundle = scorer().bundles.current
     return reply(

@@ -18,7 +18,7 @@ from functions.core.slots import Slot
 NO_LINK = "#"
 TITLE_CHARS, TITLE_LINES = 20, 3
 LUMINANCE = (0.2126, 0.7152, 0.0722)  # of red, green, blue
-NOT_IN_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # XML 1.0 §2.2, Char
+NOT_IN_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")  # XML 1.0 §2.2, not Char
 SAFE_URL = re.compile(r"https?://[^/?#\\\s]|/(?![/\\])", re.IGNORECASE)
 URL_PUNCTUATION = "!#$%&()*+,-./:;=?@[]_~"  # RFC 3986, less the quote that could end an attribute
 

@@ -9,43 +9,26 @@ from __future__ import annotations
 import argparse
 import base64
 import json
-import os
 import sys
-import tempfile
 import time
 from collections.abc import Callable
-from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 import torch
 
 from bench.device import describe
-from bench.shop import ENVIRONMENT, KEYS, LENGTH, PSEUDONYM, Account, make_bundle
+from bench.shop import LENGTH, PSEUDONYM
+from bench.warm import Context, credential, http_event, warm_shop
 from functions.core.engine import cpu
 from functions.core.events import user_key
-from functions.core.tokens import sign
 
 USERS = 50
 ROUNDS = 10
 BATCH = 100  # events of one Kinesis batch, each of another visitor
 TARGETS_MS = {"banners": (3.0, 10.0)}  # p50, p99
 Call = Callable[[int], object]
-
-
-class Context:
-    """What Lambda gives a handler beside its event."""
-
-    function_name = "bench"
-    memory_limit_in_mb = "1769"
-    invoked_function_arn = "arn:aws:lambda:eu-central-1:123456789012:function:bench"
-    aws_request_id = "00000000-0000-0000-0000-000000000000"
-
-    def get_remaining_time_in_millis(self) -> int:
-        """Milliseconds left."""
-        return 60_000
 
 
 def main(arguments: list[str]) -> int:
@@ -65,16 +48,8 @@ def main(arguments: list[str]) -> int:
 
 def measure(items: int, calls: int) -> dict[str, Any]:
     """The report, of a shop with so many products."""
-    with tempfile.TemporaryDirectory() as folder, patch.dict(os.environ, ENVIRONMENT):
-        with redirect_stdout(sys.stderr):
-            account = Account(make_bundle(Path(folder), items))
-        with (
-            patch("functions.aws.clients.session", lambda: account),
-            patch("tempfile.tempdir", folder),
-            open(os.devnull, "w") as nowhere,
-            redirect_stdout(nowhere),  # the metrics' lines
-        ):
-            spent = _in_turns(_cases(items), calls)
+    with warm_shop(items):
+        spent = _in_turns(_cases(items), calls)
     return {
         **describe(torch.device("cpu")),
         **cpu(),
@@ -90,7 +65,7 @@ def _cases(items: int) -> dict[str, Call]:
     from functions import collect, score, update
 
     context, said = Context(), [f"u{number}" for number in range(USERS)]
-    credentials = ["Bearer " + sign({"sub": user, "exp": int(time.time()) + 86_400}, KEYS) for user in said]
+    credentials = [credential(user) for user in said]
     keys = [user_key(PSEUDONYM, user) for user in said]
     for start in range(LENGTH):
         batch = [_event(f"h{start}-{at}", (start * 131 + at * 17) % items) for at in range(USERS)]
@@ -101,7 +76,7 @@ def _cases(items: int) -> dict[str, Call]:
     vectors = np.random.default_rng(0).normal(size=(USERS, bundle.manifest.dim)).astype(np.float16)
     scorer, sequence = bundle.scorer, iter(range(10**6, 10**12, BATCH))
     bring = [f"b{number}" for number in range(BATCH)]
-    answer = score.handler(_http("/v1/banners", {"slot": "home", "k": 5}, credentials[0]), context)
+    answer = score.handler(http_event("/v1/banners", {"slot": "home", "k": 5}, credentials[0]), context)
     body = json.loads(answer["body"])
     if (answer["statusCode"], body["tier"], len(body["banners"])) != (200, "personal", 5):
         raise RuntimeError(f"{answer}; expected five personal banners")
@@ -114,12 +89,12 @@ def _cases(items: int) -> dict[str, Call]:
 
     def collected(number: int) -> object:
         event = _event(f"c{number}", number % items)
-        return collect.handler(_http("/v1/events", event, credentials[number % USERS]), context)
+        return collect.handler(http_event("/v1/events", event, credentials[number % USERS]), context)
 
     return {
         "scoring, ten of N": lambda number: scorer.top(vectors[number % USERS], 10),
         "banners": lambda number: score.handler(
-            _http("/v1/banners", asked, credentials[number % USERS]), context
+            http_event("/v1/banners", asked, credentials[number % USERS]), context
         ),
         "events, one": collected,
         f"update, a batch of {BATCH}": fold,
@@ -129,20 +104,6 @@ def _cases(items: int) -> dict[str, Call]:
 def _event(name: str, item: int) -> dict[str, Any]:
     moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     return {"event_id": name, "type": "view", "item_id": f"sku-{item:07d}", "time": moment}
-
-
-def _http(path: str, body: object, authorization: str) -> dict[str, Any]:
-    http = {"method": "POST", "path": path, "protocol": "HTTP/1.1", "sourceIp": "127.0.0.1"}
-    return {
-        "version": "2.0",
-        "routeKey": f"POST {path}",
-        "rawPath": path,
-        "rawQueryString": "",
-        "headers": {"content-type": "application/json", "authorization": authorization},
-        "requestContext": {"http": http, "requestId": "id", "stage": "$default", "timeEpoch": 0},
-        "isBase64Encoded": False,
-        "body": json.dumps(body),
-    }
 
 
 def _batch(keys: list[str], events: list[dict[str, Any]], first: int) -> dict[str, Any]:

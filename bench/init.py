@@ -1,54 +1,60 @@
 """What a cold start costs: the built artifact from nothing to its first banners, beside an empty handler.
 
-Each start is a fresh Python 3.12 that has the artifact alone on its path. Counted are CPU milliseconds, in
-turns; the files are in the page cache. The empty handler imports boto3 and returns.
+Each start is a fresh Python 3.12 that has the artifact alone on its path, in turns; the files are in the page
+cache, the bundle is on the disk. Ours is the whole of `functions.score` as Lambda starts it: clients made,
+secret, pointer and row read from a server on the loopback, every file of the bundle that a function reads
+verified, golden vectors checked, five personal banners answered. The empty handler imports boto3 and returns.
+Counted are CPU milliseconds of the process, all its threads'; wall-clock beside them.
 """
 
 from __future__ import annotations
 
 import argparse
+import base64
 import json
 import os
 import resource
-import statistics
+import shutil
 import subprocess
 import sys
 import tempfile
-from contextlib import redirect_stdout
-from pathlib import Path
-
-from bench.shop import make_bundle
-
-ROUNDS = 9
-TARGET = 2.0  # times the empty handler
-EMPTY = """
-import boto3
-def handler(event, context):
-    return {}
-handler({}, None)
-"""
-OURS = """
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import replace
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-import functions.score as score
-from functions.aws.secret import ShopSecret
-from functions.core.banners import Visitor
-from functions.core.requests import parse_banner_request
+from typing import Any
+
+import numpy as np
+
+from bench.shop import ENVIRONMENT, PSEUDONYM, Account, make_bundle
+from bench.warm import credential, http_event
+from functions.aws.rows import to_item
+from functions.core.bundle import FOR_REFRESH, REPORT
+from functions.core.events import Event, user_key
+from functions.core.fold import fold
 from functions.core.served import open_bundle
-from functions.core.tokens import Keys
-bundle = open_bundle(Path(sys.argv[2]))
-now_s = int(time.time())
-request = parse_banner_request({"slot": "home", "k": 5}, bundle.slots, now_s)
-secret = ShopSecret(Keys({"k": b"1" * 32}, "k"), b"2" * 32)
-said = score.respond(bundle, request, Visitor("visitor", bundle.encoder.empty()), secret, now_s)
-assert len(said["banners"]) == 5, said
-"""
-IMPORTS = {
-    "an empty handler that imports boto3": EMPTY,
-    "score: import, bundle open, first answer": OURS,
-    "of it, importing functions.score": "import functions.score",
+
+ROUNDS = 15
+TARGET = 2.0  # times the empty handler
+EMPTY, OURS = "an empty handler that imports boto3", "score: import, bundle open, first answer"
+CODE = {
+    EMPTY: "import boto3\ndef handler(event, context):\n    return {}\nhandler({}, None)",
+    OURS: (
+        "import json, os\n"
+        "from functions.score import handler\n"
+        "answer = handler(json.loads(os.environ['EVENT']), None)\n"
+        "said = json.loads(answer['body'])\n"
+        "assert (answer['statusCode'], said['tier'], len(said['banners'])) == (200, 'personal', 5), answer"
+    ),
+    "of it, Python alone": "",
+    "of it, importing botocore": "import botocore.session",
+    "of it, importing numpy": "import numpy",
     "of it, importing numpy and ONNX Runtime": "import numpy, onnxruntime",
-    "of it, importing powertools' event handler": "import aws_lambda_powertools.event_handler",
+    "of it, importing functions.score": "import functions.score",
 }
 
 
@@ -58,16 +64,22 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--artifact", type=Path, default=Path("build/artifact"), help="of `make build`")
     parser.add_argument("--python", default="python3.12", help="a Python 3.12, as Lambda's")
     parser.add_argument("--items", type=int, default=100_000)
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--json", type=Path, help="where to write the report")
     options = parser.parse_args(arguments)
-    with tempfile.TemporaryDirectory() as folder, redirect_stdout(sys.stderr):
-        bundles = make_bundle(Path(folder), options.items)
-        champion = json.loads((bundles / "pointer.json").read_text())["champion"]
-        spent = measure(options.python, options.artifact.resolve(), bundles / champion)
+    with tempfile.TemporaryDirectory() as folder:
+        with redirect_stdout(sys.stderr):
+            bundles = make_bundle(Path(folder), options.items)
+        champion = str(json.loads((bundles / "pointer.json").read_text())["champion"])
+        as_fetched(bundles / champion)
+        with stand_in(bundles, champion) as environment:
+            spent = measure(options.python, options.artifact.resolve(), environment, options.rounds)
+    median = {name: np.median(times, 0).round(1).tolist() for name, times in spent.items()}
     report = {
         "items": options.items,
+        "rounds": options.rounds,
         "artifact_mb": round(_bytes(options.artifact) / 1e6, 1),
-        "milliseconds": {name: round(statistics.median(times), 1) for name, times in spent.items()},
+        "milliseconds": {name: {"cpu": cpu, "wall": wall} for name, (cpu, wall) in median.items()},
         "target": TARGET,
     }
     print(as_table(report))
@@ -76,23 +88,99 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def measure(python: str, artifact: Path, bundle: Path) -> dict[str, list[float]]:
-    """CPU milliseconds of ROUNDS starts of each kind, after one that does not count."""
-    spent: dict[str, list[float]] = {name: [] for name in IMPORTS}
+def as_fetched(bundle: Path) -> None:
+    """Leave of a bundle what a function fetches."""
+    shutil.rmtree(bundle / REPORT)
+    for name in FOR_REFRESH:
+        (bundle / name).unlink()
+
+
+@contextmanager
+def stand_in(bundles: Path, champion: str) -> Iterator[dict[str, str]]:
+    """The environment of a function whose bucket, table and secret are a server on the loopback."""
+    account = Account(bundles)
+    served = open_bundle(bundles / champion, champion, FOR_REFRESH)
+    key, now_s = user_key(PSEUDONYM, "ann"), int(time.time())
+    events = [Event(f"e{n}", "view", f"sku-{n * 37:07d}", now_s - 60 + n) for n in range(20)]
+    (row,), _ = fold([served.encoder.empty()], [events], served.encoder)
+    account.rows[key] = to_item(key, replace(row, version=1, wid=bytes(8)), now_s)
+    served.close()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Answers, account))
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    asked = http_event("/v1/banners", {"slot": "home", "k": 5}, credential("ann"))
+    try:
+        yield {
+            **ENVIRONMENT,
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.server_port}",
+            "AWS_ACCESS_KEY_ID": "none",
+            "AWS_SECRET_ACCESS_KEY": "none",
+            "AWS_DEFAULT_REGION": "eu-central-1",
+            "AWS_LAMBDA_INITIALIZATION_TYPE": "on-demand",
+            "TMPDIR": str(bundles),
+            "EVENT": json.dumps(asked),
+            "PATH": os.environ["PATH"],
+        }
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+class _Answers(BaseHTTPRequestHandler):
+    """What a start asks of AWS, from an account."""
+
+    protocol_version = "HTTP/1.1"
+
+    def __init__(self, account: Account, *given: Any) -> None:
+        self._account = account
+        super().__init__(*given)
+
+    def do_GET(self) -> None:
+        """S3's, with the bucket in the path."""
+        key = self.path.removeprefix(f"/{ENVIRONMENT['VITRINE_BUCKET']}/").partition("?")[0]
+        self._say(self._account.get_object(Key=key)["Body"].read())
+
+    def do_POST(self) -> None:
+        """DynamoDB's and Secrets Manager's."""
+        given = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.headers["X-Amz-Target"].endswith(".GetItem"):
+            said = self._account.get_item(**given)
+        else:
+            said = self._account.get_secret_value(**given)
+        self._say(json.dumps(said, default=lambda data: base64.b64encode(data).decode()).encode())
+
+    def _say(self, body: bytes) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing."""
+
+
+def measure(
+    python: str, artifact: Path, environment: dict[str, str], rounds: int
+) -> dict[str, list[tuple[float, float]]]:
+    """CPU and wall milliseconds of so many starts of each kind, after one that does not count."""
+    spent: dict[str, list[tuple[float, float]]] = {name: [] for name in CODE}
     path = "import sys; sys.path.insert(0, sys.argv[1])\n"
-    for turn in range(ROUNDS + 1):
-        for name, code in IMPORTS.items():
-            before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    for turn in range(rounds + 1):
+        for name, code in CODE.items():
+            alone = {} if name == OURS else {"AWS_LAMBDA_INITIALIZATION_TYPE": ""}
+            given = {key: value for key, value in (environment | alone).items() if value}
+            before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
             subprocess.run(
-                [python, "-I", "-S", "-c", path + code, str(artifact), str(bundle)],
+                [python, "-I", "-S", "-c", path + code, str(artifact)],
                 check=True,
-                env={"PATH": os.environ["PATH"], "AWS_DEFAULT_REGION": "eu-central-1"},
+                env=given,
                 stdout=subprocess.DEVNULL,
             )
-            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            wall, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
             took = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
             if turn:
-                spent[name].append(1e3 * took)
+                spent[name].append((1e3 * took, 1e3 * wall))
     return spent
 
 
@@ -100,15 +188,16 @@ def _bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def as_table(report: dict[str, object]) -> str:
+def as_table(report: dict[str, Any]) -> str:
     """For a person, in Markdown."""
     took = report["milliseconds"]
-    assert isinstance(took, dict)
-    empty, ours = (took[name] for name in list(IMPORTS)[:2])
-    lines = ["| a fresh process | CPU ms |", "|---|---|"]
-    lines += [f"| {name} | {ms:.0f} |" for name, ms in took.items()]
-    met = "met" if ours <= TARGET * empty else "**not met**"
-    lines += ["", f"{ours / empty:.2f} times the empty handler; at most {TARGET:g} was the aim: {met}."]
+    times = took[OURS]["cpu"] / took[EMPTY]["cpu"]
+    lines = ["| a fresh process | CPU ms | wall ms |", "|---|---|---|"]
+    lines += [f"| {name} | {ms['cpu']:.0f} | {ms['wall']:.0f} |" for name, ms in took.items()]
+    met = "met" if times <= report["target"] else "**not met**"
+    wall = took[OURS]["wall"] / took[EMPTY]["wall"]
+    lines += ["", f"{times:.2f} times the empty handler (wall: {wall:.2f}); at most {report['target']:g}"]
+    lines[-1] += f" was the aim: {met}. {report['rounds']} starts of each, {report['items']:,} products."
     lines += [f"The artifact is {report['artifact_mb']} MB unzipped, of 150 at most."]
     return "\n".join(lines)
 

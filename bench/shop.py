@@ -22,6 +22,7 @@ from train.split import split
 from train.towers import Shape, Towers
 
 CATEGORIES, BRANDS, USERS, LENGTH = 40, 200, 200, 24
+NEW_OF = 10  # one product of so many has no embedding of its own, and inherits from its like
 KEYS, PSEUDONYM = Keys({"k1": b"1" * 32}, "k1"), bytes(range(32))
 ENVIRONMENT = {
     "VITRINE_TABLE": "rows",
@@ -46,9 +47,12 @@ def make_bundle(folder: Path, items: int) -> Path:
         Vocabulary(categories, brands).names(),
         int(log.time_s.max()),
         {},
-        Repeats(0.5, 16.0),
+        Repeats(0.5, 16.0, inherited=0.3, newcomer=0.1),
     )
-    save(checkpoint, Towers(Shape(items, CATEGORIES, BRANDS)), meta)
+    towers = Towers(Shape(items, CATEGORIES, BRANDS))
+    with torch.no_grad():
+        towers.item.ids.weight[1 + items - items // NEW_OF :] = towers.item.ids.weight[0]
+    save(checkpoint, towers, meta)
     write_products(checkpoint, sold, log.item_ids)
     write_popularity(checkpoint, log)
     write_held_out(checkpoint, split(log, "leave-one-out"), 0)

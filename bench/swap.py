@@ -11,24 +11,19 @@ import argparse
 import json
 import os
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable
-from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 import torch
 
 from bench.device import describe
-from bench.handler import Context, _http
-from bench.shop import ENVIRONMENT, KEYS, Account, make_bundle
+from bench.warm import Context, credential, http_event, warm_shop
 from functions.core.bundle import MANIFEST, bundle_id, parse_manifest
-from functions.core.tokens import sign
 
 QUIET_S = 0.5
 Request = Callable[[], object]
@@ -50,19 +45,8 @@ def main(arguments: list[str]) -> int:
 
 def measure(items: int, swaps: int) -> dict[str, Any]:
     """The report, of a shop with so many products."""
-    with tempfile.TemporaryDirectory() as folder, patch.dict(os.environ, ENVIRONMENT):
-        with redirect_stdout(sys.stderr):
-            bundles = make_bundle(Path(folder), items)
-        names = two_bundles(bundles)
-        scratch = Path(folder) / "tmp"
-        scratch.mkdir()
-        with (
-            patch("functions.aws.clients.session", lambda: Account(bundles)),
-            patch("tempfile.tempdir", str(scratch)),
-            open(os.devnull, "w") as nowhere,
-            redirect_stdout(nowhere),  # the metrics' lines
-        ):
-            quiet, swapping, taken = _run(bundles, names, swaps)
+    with warm_shop(items) as bundles:
+        quiet, swapping, taken = _run(bundles, two_bundles(bundles), swaps)
     return {
         **describe(torch.device("cpu")),
         "items": items,
@@ -90,8 +74,7 @@ def _run(bundles: Path, names: list[str], swaps: int) -> tuple[list[float], list
     from functions import score
 
     own, context = score.scorer(), Context()
-    credential = "Bearer " + sign({"sub": "ann", "exp": int(time.time()) + 86_400}, KEYS)
-    event = _http("/v1/banners", {"slot": "home", "k": 5}, credential)
+    event = http_event("/v1/banners", {"slot": "home", "k": 5}, credential("ann"))
     first = score.handler(event, context)
     if first["statusCode"] != 200 or own.bundles.current is None:
         raise RuntimeError(f"{first}; expected banners of a bundle")

@@ -67,17 +67,36 @@ build: install ## a function's zip, unpacked: build/artifact
 	$(BIN)/pip install -q --disable-pip-version-check -e ".[bench]"
 	touch $@
 
-# CHECKPOINT=folder of `python -m train` measures scoring on its items too
-benchmark: .venv/installed-bench build .venv-sam/installed-$(SAM_VERSION) .venv-lambda/installed ## scoring, handlers, cold start, cost: docs/benchmarks/performance.md
-	rm -rf build/benchmark && mkdir -p build/benchmark
-	$(ONE_THREAD) $(BIN)/python -m bench scoring --report build/benchmark/scoring.json \
-		$(if $(CHECKPOINT),--checkpoint $(CHECKPOINT))
-	$(ONE_THREAD) $(BIN)/python -m bench handler --json build/benchmark/handler.json
-	$(ONE_THREAD) $(BIN)/python -m bench init --python $(PYTHON312) --json build/benchmark/init.json
-	VITRINE_EMULATOR_REPORT=$(abspath build/benchmark/emulator.json) \
-		$(BIN)/python -m pytest tests/functions/test_runtime_emulator.py
-	$(BIN)/python -m bench cost --handler build/benchmark/handler.json --json build/benchmark/cost.json
-	$(BIN)/python -m bench performance --reports build/benchmark
+# Each measurement is a file of build/benchmark: what is there is not measured again, so a run that was broken
+# off goes on, and `rm -r build/benchmark` begins anew. CHECKPOINT=folder of `python -m train` measures scoring on
+# its items too.
+REPORTS := build/benchmark
+MEASURED := $(addprefix $(REPORTS)/,scoring.json handler.json swap.json open.json init.json emulator.json cost.json)
+BENCH := env $(ONE_THREAD) timeout 3600 $(BIN)/python -m bench
+.SECONDARY: $(MEASURED)
+
+benchmark: $(MEASURED) ## scoring, handlers, swap, cold start, cost: docs/benchmarks/performance.md
+	$(BIN)/python -m bench performance --reports $(REPORTS)
+
+$(REPORTS)/scoring.json: | .venv/installed-bench
+	mkdir -p $(@D)
+	$(BENCH) scoring --report $@.part $(if $(CHECKPOINT),--checkpoint $(CHECKPOINT)) && mv $@.part $@
+
+$(REPORTS)/handler.json $(REPORTS)/swap.json $(REPORTS)/open.json: | install
+	mkdir -p $(@D)
+	$(BENCH) $(basename $(@F)) --json $@.part && mv $@.part $@
+
+$(REPORTS)/init.json: | install build
+	mkdir -p $(@D)
+	$(BENCH) init --python $(PYTHON312) --json $@.part && mv $@.part $@
+
+$(REPORTS)/emulator.json: | install .venv-sam/installed-$(SAM_VERSION) .venv-lambda/installed
+	mkdir -p $(@D) && rm -f $@.part
+	VITRINE_EMULATOR_REPORT=$(abspath $@.part) timeout 3600 \
+		$(BIN)/python -m pytest tests/functions/test_runtime_emulator.py && mv $@.part $@
+
+$(REPORTS)/cost.json: $(REPORTS)/handler.json bench/prices.toml
+	$(BIN)/python -m bench cost --handler $< --json $@
 
 benchmark-quality: install ## every baseline tuned and our model, side by side: docs/benchmarks/quality.md
 	$(BIN)/python -m bench quality $(OPTIONS)

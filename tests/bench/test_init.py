@@ -26,9 +26,7 @@ def test_a_start_is_the_whole_handler(artifact: Path, tmp_path: Path) -> None:
     assert not there & {*FOR_REFRESH, "report"} and "alike.bin" in there
     with stand_in(bundles) as environment:
         spent = measure(python, artifact, environment, 1)
-        (bundles / champion / "scales.f32").write_bytes(
-            b""
-        )  # planted: no bundle
+        (bundles / champion / "scales.f32").write_bytes(b"")  # planted: no bundle
         with pytest.raises(subprocess.CalledProcessError):
             measure(python, artifact, environment, 1)
     assert set(spent) == set(CODE) and spent[OURS][0][0] > spent[EMPTY][0][0] > 0

@@ -122,6 +122,12 @@ def _training(group: argparse._ArgumentGroup) -> None:
         "not varied; the best of the N is the checkpoint, search.json has them all",
     )
     group.add_argument(
+        "--hold-validation",
+        action="store_true",
+        help="keep the weights that the validation has judged; else, split by time, a second training learns "
+        "from the validation's events too, as many epochs as were best, and is what is tested and kept",
+    )
+    group.add_argument(
         "--resume", action="store_true", help="go on with the training or search that was ended in --out"
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -42,7 +43,9 @@ def save(folder: Path, towers: Towers, meta: Meta) -> None:
     _check_items(towers.shape, meta.item_ids, folder)
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in towers.state_dict().items()}
-    save_file(weights, folder / WEIGHTS)
+    part = folder / f"{WEIGHTS}.part"
+    save_file(weights, part)
+    os.replace(part, folder / WEIGHTS)  # a run that is killed here finds the old ones when it goes on
     _write(folder / SHAPE, asdict(towers.shape))
     _write(folder / VOCABULARY, dict(meta.vocabulary))
     _write(folder / ITEM_IDS, list(meta.item_ids))

@@ -78,27 +78,34 @@ class Place:
 
 
 class Run:
-    """One `fit`: what it learns from, where it is, and where it writes."""
+    """One `fit`: what it learns from, where it is, where it writes; `held` is None where nobody is ranked."""
 
     def __init__(
-        self, parts: Split, features: ItemFeatures, shape: Shape, options: Options, out: Path
+        self,
+        parts: Split,
+        features: ItemFeatures,
+        shape: Shape,
+        options: Options,
+        out: Path,
+        exactly: int | None = None,
     ) -> None:
-        self.options, self.out = options, out
+        self.options, self.out, self.last = options, out, exactly or options.epochs
         self.histories = histories(parts.train, options.horizon_s)
         self.train = self.histories.cut(options.window)
-        self.held = held_out(parts.train, parts.targets, options.window)
+        self.held = None if exactly else held_out(parts.train, parts.targets, options.window)
         self.events = self.train.batch_events(options.batch * options.window)
         self.per_epoch = len(self.train.batches(self.events, torch.Generator().manual_seed(0)))
         self.trainer = Trainer(parts.train, features, shape, options, self.per_epoch * options.epochs)
         self.histories = self.histories.to(self.trainer.device)
         self.history, self.place = History(), Place()
-        self.identity = identity(parts.train, features, shape, options)
+        self.identity = identity(parts.train, features, shape, options, exactly)
         self.saved_at = time.monotonic()
 
     def epochs(self) -> Iterator[int]:
         """The epochs still to come, until validation has not improved for `patience` of them."""
-        while self.place.epoch < self.options.epochs:
-            if self.history.epochs and self.place.epoch - 1 - self.history.best >= self.options.patience:
+        while self.place.epoch < self.last:
+            waited = self.place.epoch - 1 - self.history.best
+            if self.held and self.history.epochs and waited >= self.options.patience:
                 return
             yield self.place.epoch
 
@@ -114,18 +121,30 @@ class Run:
             if number or due:
                 self.save_unfinished()
             if number:
-                raise Stopped(number, f"epoch {self.place.epoch}, step {step}")
+                raise Stopped(number, self._where(step))
         losses = _mean(gathered(self.place.losses))
         self.place = Place(self.place.epoch + 1)
-        items = self.trainer.towers.shape.items
-        ranked = metrics(self.trainer.top(self.held, CUTS[-1]), self.held.targets, items)
-        return Epoch(sum(losses) / max(len(losses), 1), ranked)
+        return Epoch(sum(losses) / max(len(losses), 1), self._validation())
+
+    def _validation(self) -> Mapping[str, float]:
+        """How well the users held out are ranked now; the embeddings' mean is taken along either way."""
+        if not self.held:
+            self.trainer.embed_all()
+            return {}
+        top = self.trainer.top(self.held, CUTS[-1])
+        return metrics(top, self.held.targets, self.trainer.towers.shape.items)
+
+    def is_kept(self) -> bool:
+        """Whether the newest epoch is the one to keep: the best so far, or without validation the last."""
+        return self.history.better() if self.held else self.place.epoch == self.last
+
+    def _where(self, step: int) -> str:
+        return f"{'' if self.held else 'second training, '}epoch {self.place.epoch}, step {step}"
 
     def _step(self, rows: Tensor, step: int) -> None:
         part = self._part(rows)
         if part:
-            where = f"epoch {self.place.epoch}, step {step}"
-            horizon = self.options.average * self.per_epoch
+            where, horizon = self._where(step), self.options.average * self.per_epoch
             self.place.losses.append(part[1] * self.trainer.step(part[0], where, part[1], horizon))
 
     def _part(self, rows: Tensor) -> tuple[Batch, float] | None:
@@ -211,9 +230,12 @@ def fit(
     *,
     watch: Callable[[History], None] | None = None,
     keep_state: bool = False,
+    exactly: int | None = None,
 ) -> History:
     """Train both towers on `parts.train` and keep the epoch that best ranks `parts.targets`, in `out`.
 
+    exactly: so many epochs of the schedule, of which the last is kept; nobody is ranked, and the targets are
+    not looked at.
     TensorBoard logs go beside the checkpoint. features: content of the log's `item_ids`, row by row. One seed
     gives the same weights on one machine, also when the run was killed and resumed by as many processes. In a
     process group (torchrun) each process takes its part of every batch, and the first one writes. `watch` is
@@ -224,7 +246,7 @@ def fit(
     """
     _check(parts.train, features, shape)
     keep_freed_memory()
-    run = Run(parts, features, shape, options, out)
+    run = Run(parts, features, shape, options, out, exactly)
     if resume and run.resume():
         if is_first():
             print(f"going on in epoch {run.place.epoch}, at step {run.place.step}", flush=True)
@@ -234,7 +256,7 @@ def fit(
         for number in run.epochs():
             run.history.epochs.append(run.walk(bar, came))
             _report(board, bar, number, run.history.epochs[-1])
-            if run.history.better():
+            if run.is_kept():
                 run.history.best = number
                 _keep(run, parts.train, vocabulary)
             run.save_unfinished()
@@ -270,15 +292,17 @@ def _serve_unseen_kinds_as_other(towers: Towers, log: Interactions) -> None:
     table[torch.from_numpy(unseen)] = table[0].clone()
 
 
-def identity(log: Interactions, features: ItemFeatures, shape: Shape, options: Options) -> str:
+def identity(
+    log: Interactions, features: ItemFeatures, shape: Shape, options: Options, exactly: int | None = None
+) -> str:
     """What a run is a run of: the log, what is said of its items, the model, the options (how often it saves
-    aside)."""
+    aside), and how many epochs it has, if that is fixed."""
     digest = hashlib.blake2b(digest_size=8)
     for column in (log.user, log.item, log.kind, log.time_s, log.value, log.device, log.slot):
         digest.update(b"" if column is None else column.tobytes())
     for content in features.columns().values():
         digest.update(content.tobytes())
-    digest.update(repr((shape, replace(options, save_every_s=0.0))).encode())
+    digest.update(repr((shape, replace(options, save_every_s=0.0), exactly)).encode())
     return digest.hexdigest()
 
 
@@ -290,7 +314,9 @@ def _report(board: SummaryWriter | None, bar: Any, number: int, epoch: Epoch) ->
     if board:
         for name, value in {"loss": epoch.loss, **epoch.metrics}.items():
             board.add_scalar(name.replace("@", "_at_"), value, number)
-    shown = {"epoch": number, "loss": f"{epoch.loss:.3f}", "validation": f"{epoch.metrics[STOP_ON]:.4f}"}
+    shown = {"epoch": number, "loss": f"{epoch.loss:.3f}"}
+    if epoch.metrics:
+        shown["validation"] = f"{epoch.metrics[STOP_ON]:.4f}"
     bar.set_postfix(shown)
     if bar.disable and is_first():  # no terminal to draw a bar on
         print(", ".join(f"{name} {value}" for name, value in shown.items()), flush=True)
@@ -298,9 +324,7 @@ def _report(board: SummaryWriter | None, bar: Any, number: int, epoch: Epoch) ->
 
 def _bar(run: Run) -> Any:
     done = run.place.epoch * run.per_epoch + run.place.step
-    return tqdm(
-        total=run.per_epoch * run.options.epochs, initial=done, desc="fit", unit="batch", disable=None
-    )
+    return tqdm(total=run.per_epoch * run.last, initial=done, desc="fit", unit="batch", disable=None)
 
 
 def _meta(log: Interactions, vocabulary: Vocabulary, epoch: Epoch) -> Meta:

@@ -22,7 +22,7 @@ from train.slices import event_counts
 from train.towers import ItemTower
 
 PENALTY = 0.01  # of a squared weight, where each kind of content has a mean square of 1
-SOLVED_AT_ONCE = 6_000  # items; for more, conjugate gradients
+SOLVED_AT_ONCE = 8_000  # items, or rows of content; where both are more, conjugate gradients
 STEPS = 50  # of them, at most
 
 
@@ -47,9 +47,8 @@ def refit(tower: ItemTower, log: Interactions, features: ItemFeatures) -> None:
     Row 0 of the ids, and the rows that content alone places, get the mean embedding. Without content nothing
     changes.
     """
-    new = placed_by_content(log, features)
     counts = event_counts(log)
-    met = np.flatnonzero(counts)
+    new, met = says_something(features) & (counts == 0), np.flatnonzero(counts)
     if not len(met) or not any(column.any() for column in features.columns().values()):
         return
     columns = [torch.from_numpy(column) for column in features.columns().values()]
@@ -57,13 +56,16 @@ def refit(tower: ItemTower, log: Interactions, features: ItemFeatures) -> None:
     weights = np.sqrt(counts[met])
     mean = torch.from_numpy(np.average(trained[met].numpy(), axis=0, weights=weights)).float()
     content, scale = _alike([part[met] for part in design(tower, features)])
-    solver = "cholesky" if len(met) <= SOLVED_AT_ONCE else "sparse_cg"
-    model = Ridge(alpha=PENALTY * weights.mean(), solver=solver, max_iter=STEPS, fit_intercept=False)
-    model.fit(content, (trained[met] - mean).double().numpy(), weights)
-    _write(tower, torch.from_numpy(model.coef_.T * scale[:, None]).float())
+    fitted = _ridge(content, (trained[met] - mean).double().numpy(), weights)
+    _write(tower, torch.from_numpy(fitted * scale[:, None]).float())
     tower.ids.weight[0] = 0.0
     rest = trained - tower(torch.zeros(len(new), dtype=torch.int64), *columns)
     tower.ids.weight.copy_(torch.cat([mean[None], torch.where(torch.from_numpy(new)[:, None], mean, rest)]))
+
+
+def is_refitted(tower: ItemTower) -> bool:
+    """Whether `refit` has fitted the tower: then its content is a sum, and nothing is mixed."""
+    return not bool(tower.mixed.weight.any())
 
 
 def without_id(tower: ItemTower) -> NDArray[np.bool_]:
@@ -83,6 +85,22 @@ def design(tower: ItemTower, features: ItemFeatures) -> list[csr_matrix]:
     )
     parts = [_rows(table.num_embeddings, codes) for table, codes in tables]
     return parts + ([csr_matrix(features.vectors)] if tower.vectors is not None else [])
+
+
+def _ridge(
+    content: csr_matrix, wanted: NDArray[np.float64], weights: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """What each column of the content [M, F] stands for, [F, d]; nothing where no item has it.
+
+    Of a shop's many words few are in its titles, so the equations are mostly few enough to be solved exactly.
+    """
+    used = np.flatnonzero(content.getnnz(0))
+    solver = "cholesky" if min(len(used), len(wanted)) <= SOLVED_AT_ONCE else "sparse_cg"
+    model = Ridge(alpha=PENALTY * weights.mean(), solver=solver, max_iter=STEPS, fit_intercept=False)
+    model.fit(content[:, used], wanted, weights)
+    fitted = np.zeros((content.shape[1], wanted.shape[1]))
+    fitted[used] = model.coef_.T
+    return fitted
 
 
 def _alike(parts: list[csr_matrix]) -> tuple[csr_matrix, NDArray[np.float64]]:

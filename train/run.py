@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import tempfile
 import time
 from collections import Counter
@@ -14,8 +16,8 @@ import torch.distributed as dist
 
 from functions.core.features import ItemFeatures, Vocabulary, item_features
 from train.card import CARD, data_facts, training_facts, write_card
-from train.checkpoint import load, save
-from train.fit import STOP_ON, UNFINISHED, History, fit, identity
+from train.checkpoint import FILES, load, save, write_meta
+from train.fit import STOP_ON, UNFINISHED, CannotResume, History, fit, identity
 from train.handover import (
     CATALOGUE,
     HELD_OUT,
@@ -29,7 +31,7 @@ from train.log import Interactions, Log, read_log
 from train.mapping import load_mapping
 from train.options import Options
 from train.prequential import start_of_test
-from train.refit import refit
+from train.refit import is_refitted, refit
 from train.report import Report, choose, measure
 from train.rules import facts, options_for, shape_for
 from train.search import Search, start_anew
@@ -40,6 +42,7 @@ from train.towers import Shape
 from train.vectors import padded
 
 METRICS = "metrics.json"
+WHOLE = "whole"  # folder of the second training, until its checkpoint takes the first one's place
 VALIDATION_USERS = 1_000, 10_000  # at least and at most: who decide which epoch is kept
 VALIDATION_SCORES = 10**8  # users times items that are ranked after every epoch, between these bounds
 MAX_NAMES = 20_000  # categories, and brands, that get a row of their own; the rarest beyond are unknown
@@ -61,6 +64,7 @@ class Asked:
     resume: bool = False
     card: bool = True
     freshness_events: int = 0
+    hold_validation: bool = False  # no second training
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,12 @@ class Trained:
     history: History
     seconds: float
     search: Report = field(default_factory=dict)
+    again_s: float | None = None  # what the second training took; None: there was none
+
+    @property
+    def epochs(self) -> int:
+        """Up to the one that was best, which is as many as the second training has."""
+        return self.history.best + 1
 
 
 def run(asked: Asked, first: bool) -> Report:
@@ -118,15 +128,17 @@ def run(asked: Asked, first: bool) -> Report:
             f"training on {len(task.inner.train.user):,} events, at most {options.epochs} epochs", flush=True
         )
     trained = _searched(task, asked, shape, options) if asked.search else _fitted(task, asked, shape, options)
+    if how == "time" and not asked.hold_validation:
+        trained = _learn_all(task, asked, trained, first)
     if not first:
         return {}
-    _refit(task, asked.out)
+    _refit(task.inner.train, task.features, asked.out)
     report = _report(task, asked, how, trained) | {"dropped": log.dropped}
     report["seconds"] = round(time.monotonic() - started, 1)
     (asked.out / METRICS).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     if asked.card:
         write_card(asked.out, report)
-    _close(task, asked.out, asked.seed)
+    _close(task, trained, asked.out, asked.seed)
     return report
 
 
@@ -203,11 +215,44 @@ def _fit(task: Task) -> Callable[..., History]:
     return fitted
 
 
-def _refit(task: Task, out: Path) -> None:
-    """Place what nobody has met by its content, in the checkpoint that training left."""
+def _learn_all(task: Task, asked: Asked, trained: Trained, first: bool) -> Trained:
+    """Train anew on all events before the test, those of the validation too, as long as it took to be best.
+
+    The validation has decided how long; what it decides besides, the repeat term, is decided on the first
+    training's towers, which do not know it. Should another run have left something there, it is not gone on
+    with.
+    """
+    started, log, out = time.monotonic(), task.parts.train, asked.out / WHOLE
+    if first:
+        print(f"training once more, on all {len(log.user):,} events before the test: {trained.epochs} epochs")
+
+    def fitted(resume: bool) -> None:
+        names, shape, options = task.vocabulary, trained.shape, trained.options
+        parts = Split(log, {})
+        fit(parts, task.features, names, shape, options, out, resume, keep_state=True, exactly=trained.epochs)
+
+    try:
+        fitted(asked.resume)
+    except CannotResume:
+        fitted(False)
+    return replace(trained, again_s=time.monotonic() - started)
+
+
+def _refit(log: Interactions, features: ItemFeatures, out: Path) -> None:
+    """Place what the log has not met by its content, in the checkpoint that training left.
+
+    Once: should a run that was interrupted later come here again, the weights are the same.
+    """
     towers, meta = load(out)
-    refit(towers.item, task.inner.train, task.features)
-    save(out, towers, meta)
+    if not is_refitted(towers.item):
+        refit(towers.item, log, features)
+        save(out, towers, meta)
+
+
+def _complete(task: Task, out: Path) -> None:
+    """Make a checkpoint of the second training's towers, with what the validation chose for the first's."""
+    _refit(task.parts.train, task.features, out / WHOLE)
+    write_meta(out / WHOLE, load(out)[1])
 
 
 def _report(task: Task, asked: Asked, how: str, trained: Trained) -> Report:
@@ -215,7 +260,10 @@ def _report(task: Task, asked: Asked, how: str, trained: Trained) -> Report:
     out, history = asked.out, trained.history
     start_s = start_of_test(task.parts.train) if how == "time" else None
     chosen = choose(out, task.features, task.inner, int(task.log.time_s.max()), asked.seed)
-    measured = measure(out, task.features, task.log, task.parts, how, asked.freshness_events, asked.seed)
+    if trained.again_s is not None:
+        _complete(task, out)
+    tested = out if trained.again_s is None else out / WHOLE
+    measured = measure(tested, task.features, task.log, task.parts, how, asked.freshness_events, asked.seed)
     return {
         **measured,
         **chosen,
@@ -223,10 +271,18 @@ def _report(task: Task, asked: Asked, how: str, trained: Trained) -> Report:
         "data": data_facts(task.log, start_s),
         "training": training_facts(
             trained.shape, trained.options, len(history.epochs), history.best, trained.seconds
-        ),
+        )
+        | _second_facts(task, trained),
         "epochs": [(epoch.loss, epoch.metrics[STOP_ON]) for epoch in history.epochs],
         **trained.search,
     }
+
+
+def _second_facts(task: Task, trained: Trained) -> Report:
+    if trained.again_s is None:
+        return {}
+    facts = {"events": len(task.parts.train.user), "epochs": trained.epochs}
+    return {"then_on_all_before_the_test": facts | {"seconds": round(trained.again_s, 1)}}
 
 
 def _open(out: Path) -> None:
@@ -235,13 +291,23 @@ def _open(out: Path) -> None:
         (out / name).unlink(missing_ok=True)
 
 
-def _close(task: Task, out: Path, seed: int) -> None:
-    """Write what export needs besides the weights, and forget what an interrupted run would go on from."""
-    write_products(out, task.products, task.log.item_ids)
+def _close(task: Task, trained: Trained, out: Path, seed: int) -> None:
+    """Write what export needs besides the weights, and forget what an interrupted run would go on from.
+
+    That is forgotten before the second training's weights take the place of the first's: a run that went on
+    with them would choose its repeat term on a validation that they know. Without the products, which come
+    last, export takes nothing.
+    """
     write_vectors(out, task.features)
     write_popularity(out, task.log)
     write_held_out(out, task.parts, seed)
-    (out / UNFINISHED).unlink(missing_ok=True)
+    for folder in (out, out / WHOLE):
+        (folder / UNFINISHED).unlink(missing_ok=True)
+    if trained.again_s is not None:
+        for name in FILES:
+            os.replace(out / WHOLE / name, out / name)
+    shutil.rmtree(out / WHOLE, ignore_errors=True)
+    write_products(out, task.products, task.log.item_ids)
 
 
 def _latest_s(log: Interactions) -> int:

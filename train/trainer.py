@@ -215,14 +215,20 @@ class Trainer:
         return f"; not finite: {', '.join(bad)}" if bad else ""
 
     @torch.no_grad()
+    def embed_all(self) -> Tensor:
+        """Embeddings of all items [N, d] by the averaged weights, whose mean the user tower learns."""
+        rows = torch.arange(self.towers.shape.items, device=self.device)
+        embeddings = torch.cat([self.averaged.embed(part) for part in torch.split(rows, ITEMS_AT_ONCE)])
+        self.towers.user.centre.copy_(embeddings.mean(0))
+        return embeddings
+
+    @torch.no_grad()
     def top(self, held: HeldOut, k: int) -> NDArray[np.int64]:
         """The k best items of each held-out user, by the parallel form, [U, k].
 
         What training does with what the user has met is done here with the newest window of the history.
         """
-        rows = torch.arange(self.towers.shape.items, device=self.device)
-        embeddings = torch.cat([self.averaged.embed(part) for part in torch.split(rows, ITEMS_AT_ONCE)])
-        self.towers.user.centre.copy_(embeddings.mean(0))
+        embeddings = self.embed_all()
         best = []
         for part in torch.split(torch.arange(len(held.targets)), self.options.batch):
             batch = held.windows.batch(part).to(self.device)
@@ -233,7 +239,7 @@ class Trainer:
             if self.averaged.history != "free":
                 met, bonus = self.averaged.added(batch, *newest)
                 scores.scatter_(1, met, scores.gather(1, met) + bonus)
-            best.append(scores.topk(min(k, len(rows)), 1).indices.cpu())
+            best.append(scores.topk(min(k, len(embeddings)), 1).indices.cpu())
         return torch.cat(best).numpy()
 
     def state(self) -> dict[str, Any]:

@@ -4,7 +4,7 @@ One log, one harness (`train.trainer.Trainer`: the same item tower, loss, optimi
 in turns in one run. About half of a whole step is the softmax over all items, which both share; so the user
 towers are timed alone too, forward and backward. The share is that of the rate at which this device
 multiplies large matrices in the same number type, measured in the same run; operations are counted by
-formula.
+formula. The recurrence is timed by itself beside the loop over events that it stands for.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from train.dataset import Batch, histories
 from train.log import Interactions
 from train.options import Options
 from train.rules import facts, shape_for
+from train.scan import scan, scan_loop
 from train.towers import Shape
 from train.trainer import Trainer, _groups, _half_pays
 
@@ -112,6 +113,7 @@ def measure(log: Interactions, options: argparse.Namespace) -> dict[str, Any]:
         "gigaflops_per_second": round(limit / 1e9, 1),
         "speeds": [asdict(speed) for speed in [*speeds, als(log, shape.dim, options.threads)]],
         "towers_to_sasrec": ratios(spent),
+        "scan_to_loop": scan_to_loop(batch.item.shape, shape.width, device, options.steps),
     }
 
 
@@ -188,6 +190,19 @@ def als(log: Interactions, factors: int, threads: int) -> Speed:
     return Speed("implicit ALS", "sweep", False, "float32", sweep * 1e3, len(log.user) / sweep, None, None)
 
 
+def scan_to_loop(windows: torch.Size, width: int, device: torch.device, rounds: int) -> float:
+    """How many times as fast the chunked scan is as the loop over events, forward and backward: a median."""
+    decay, drive = (torch.rand(*windows, width, device=device).requires_grad_() for _ in range(2))
+
+    def call(walk: Callable[[Tensor, Tensor], Tensor]) -> None:
+        torch.autograd.grad(walk(decay, drive).sum(), (decay, drive))
+
+    cases = {walk.__name__: (partial(call, walk), rounds) for walk in (scan, scan_loop)}
+    spent = interleaved(cases, device, rounds)
+    pairs = zip(spent[scan_loop.__name__], spent[scan.__name__], strict=True)
+    return statistics.median(loop / own for loop, own in pairs)
+
+
 def ratios(spent: dict[Name, list[float]]) -> dict[str, float]:
     """Events per second of our towers over SASRec's, medians over the rounds' pairs."""
     return {
@@ -237,6 +252,7 @@ def _table(report: dict[str, Any]) -> str:
         compiled = "yes" if s["compiled"] else ""
         lines.append(f"| {s['model']} | {s['what']} | {compiled} | {s['precision']} | {figures} |")
     lines += ["", *(f"{what}: {OURS} / {PEER} {x:.2f}" for what, x in report["towers_to_sasrec"].items())]
+    lines += [f"recurrence alone: chunked scan / sequential loop {report['scan_to_loop']:.2f}"]
     return "\n".join(lines)
 
 

@@ -24,7 +24,7 @@ class Options:
     average: float = 1.0  # epochs that the average of the weights looks back; 0: the last weights themselves
     clip: float = 1.0
     history: str = "free"  # what a user has met, in validation and in the softmax over every item: train.met
-    full_softmax_items: int = 27_962  # up to so many every item is scored; beyond, a sample of them
+    full_softmax_items: int = 100_000  # up to so many every item is scored; beyond, a sample of them
     negatives: int = 1024
     from_batch: int = 512
     save_every_s: float = 60.0  # seconds between two states that a killed run goes on from
@@ -51,3 +51,11 @@ class Options:
     def scores_every(self, items: int) -> bool:
         """Whether the loss is a softmax over every one of `items`: the same for all batches of a run."""
         return self.loss == "softmax" and items <= self.full_softmax_items
+
+    def described(self, items: int) -> str:
+        """The loss over so many items, for a person."""
+        if self.scores_every(items):
+            return f"softmax over all {items:,} items"
+        sample = f"{self.negatives:,} drawn and {self.from_batch:,} of the batch, of {items:,} items"
+        corrected = ", logQ corrected" * (self.loss == "softmax")
+        return f"{self.loss} over a sample: {sample}{corrected}"

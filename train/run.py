@@ -45,6 +45,7 @@ METRICS = "metrics.json"
 WHOLE = "whole"  # folder of the second training, until its checkpoint takes the first one's place
 VALIDATION_USERS = 1_000, 10_000  # at least and at most: who decide which epoch is kept
 VALIDATION_SCORES = 10**8  # users times items that are ranked after every epoch, between these bounds
+DECIDE_THE_LOSS = "loss", "full_softmax_items"  # what is set of them is known to the rules
 MAX_NAMES = 20_000  # categories, and brands, that get a row of their own; the rarest beyond are unknown
 
 
@@ -125,7 +126,9 @@ def run(asked: Asked, first: bool) -> Report:
     if first:
         _open(asked.out)
         print(
-            f"training on {len(task.inner.train.user):,} events, at most {options.epochs} epochs", flush=True
+            f"training on {len(task.inner.train.user):,} events, at most {options.epochs} epochs; "
+            f"loss: {options.described(shape.items)}",
+            flush=True,
         )
     trained = _searched(task, asked, shape, options) if asked.search else _fitted(task, asked, shape, options)
     if how == "time" and not asked.hold_validation:
@@ -164,8 +167,10 @@ def _settings(task: Task, asked: Asked) -> tuple[Shape, Options]:
         devices=len(names.devices),
         slots=len(names.slots),
     )
-    options = options_for(known, Options(seed=asked.seed))
-    return changed(shape, options, read(asked.assignments, settings(shape, options)))
+    given = read(asked.assignments, settings(shape, Options()))
+    decided = {name: given[name] for name in DECIDE_THE_LOSS if name in given}
+    options = options_for(known, changed(shape, Options(seed=asked.seed), decided)[1])
+    return changed(shape, options, given)
 
 
 def _fitted(task: Task, asked: Asked, shape: Shape, options: Options) -> Trained:

@@ -112,6 +112,7 @@ def test_the_report_has_every_model(
             share = speed["events_per_s"] * speed["flops_per_event"] / rate
             assert speed["share"] == pytest.approx(share, rel=0.2)  # the rate in the report is rounded
     assert set(report["towers_to_sasrec"]) == {STEP, ALONE}
+    assert report["scan_to_loop"] > 0
 
 
 def test_the_ratio_is_of_events_per_second() -> None:

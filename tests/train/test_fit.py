@@ -5,10 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from functions.core.features import ItemFeatures, Vocabulary
 from functions.core.repeats import Repeats
@@ -16,7 +20,7 @@ from train.checkpoint import BadCheckpoint, Meta, load, save
 from train.dataset import Batch, Windows, _met_in_the_middle, held_out, histories
 from train.fit import History, fit
 from train.log import Interactions
-from train.loss import expected_counts, full_softmax, negative_distribution, sampled_softmax
+from train.loss import LEAST_ROWS, expected_counts, full_softmax, negative_distribution, sampled_softmax
 from train.options import Options
 from train.split import split
 from train.towers import Shape, Towers
@@ -298,6 +302,32 @@ def test_slices_of_the_full_softmax_add_up(monkeypatch: pytest.MonkeyPatch) -> N
     for numbers in (1, 6, 24, 100):
         monkeypatch.setattr("train.loss.LOGITS", numbers)
         torch.testing.assert_close(full_softmax(vectors, table, target), whole)
+
+
+def test_the_full_softmax_of_a_hundred_thousand_items_holds_few_logits_at_a_time() -> None:
+    """Of 600 positions' 60 million; by the largest of all results on the way, the gradients' among them."""
+    vectors, table = torch.randn(600, 2, requires_grad=True), torch.randn(100_000, 2, requires_grad=True)
+    target = torch.arange(600)
+    largest = Largest()
+    with largest:
+        full_softmax(vectors, table, target).backward()
+    assert largest.numbers <= LEAST_ROWS * len(table)
+    with largest:
+        F.cross_entropy(vectors @ table.T, target)
+    assert largest.numbers == 600 * len(table)
+
+
+class Largest(TorchDispatchMode):
+    """The most numbers that any operation under it has made."""
+
+    numbers = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        made = func(*args, **(kwargs or {}))
+        self.numbers = max([self.numbers, *(t.numel() for t in tree_leaves(made) if torch.is_tensor(t))])
+        return made
 
 
 @pytest.mark.parametrize("size", [1.0, 1e3, 1e6])

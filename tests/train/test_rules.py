@@ -8,6 +8,8 @@ from train.log import Interactions
 from train.options import Options
 from train.rules import SAMPLED_ITEM_RATE, WIDE_UP_TO, Facts, facts, options_for, shape_for
 
+MOST = Options.full_softmax_items
+
 
 def test_dropout_grows_as_histories_shorten() -> None:
     found = [shape_for(Facts(1_000, users, 100_000)).dropout for users in (100, 1_000, 10_000, 50_000)]
@@ -16,10 +18,30 @@ def test_dropout_grows_as_histories_shorten() -> None:
 
 
 def test_ids_learn_slowly_where_items_are_sampled() -> None:
-    small, large = (options_for(Facts(items, 10, 1_000), Options()) for items in (WIDE_UP_TO, WIDE_UP_TO + 1))
-    assert (small.item_rate, large.item_rate) == (Options.item_rate, SAMPLED_ITEM_RATE)
-    asked = options_for(Facts(WIDE_UP_TO + 1, 10, 1_000), Options(item_rate=1.0))
-    assert asked.item_rate == 1.0
+    every, some = (options_for(Facts(items, 10, 1_000), Options()) for items in (MOST, MOST + 1))
+    assert (every.item_rate, some.item_rate) == (Options.item_rate, SAMPLED_ITEM_RATE)
+    assert options_for(Facts(MOST + 1, 10, 1_000), Options(item_rate=1.0)).item_rate == 1.0
+    less = options_for(Facts(1_000, 10, 1_000), Options(full_softmax_items=999))
+    assert (less.item_rate, less.history) == (SAMPLED_ITEM_RATE, "free")
+
+
+def test_every_item_is_scored_up_to_a_hundred_thousand_of_them() -> None:
+    assert MOST == 100_000
+    assert Options().scores_every(MOST) and not Options().scores_every(MOST + 1)
+    assert not Options(loss="bpr").scores_every(10)
+
+
+def test_the_loss_is_said() -> None:
+    said = [Options(loss=loss).described(items) for loss, items in (("softmax", MOST), ("bpr", 10))]
+    assert said[0] == "softmax over all 100,000 items"
+    sample = "1,024 drawn and 512 of the batch, of"
+    assert said[1] == f"bpr over a sample: {sample} 10 items"
+    corrected = f"softmax over a sample: {sample} 100,001 items, logQ corrected"
+    assert Options().described(MOST + 1) == corrected
+
+
+def test_wide_vectors_are_for_what_is_quickly_scanned() -> None:
+    assert [shape_for(Facts(items, 10, 1_000)).dim for items in (WIDE_UP_TO, WIDE_UP_TO + 1)] == [128, 64]
 
 
 def test_small_logs_are_seen_more_often() -> None:
@@ -31,7 +53,7 @@ def test_small_logs_are_seen_more_often() -> None:
 def test_the_history_is_masked_where_nobody_does_a_thing_twice() -> None:
     assert options_for(Facts(10, 10, 1_000, repeats=0.0), Options()).history == "masked"
     assert options_for(Facts(10, 10, 1_000, repeats=0.1), Options()).history == "weighed"
-    assert options_for(Facts(90_000, 10, 1_000, repeats=0.1), Options()).history == "free"
+    assert options_for(Facts(MOST + 1, 10, 1_000, repeats=0.1), Options()).history == "free"
 
 
 def test_a_repeat_is_a_users_event_with_an_item_that_the_same_user_has_met() -> None:

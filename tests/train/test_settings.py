@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 
+from functions.core.features import ItemFeatures, Vocabulary
+from tests.train.test_fit import circle
 from train.options import Options
+from train.rules import SAMPLED_ITEM_RATE
+from train.run import Asked, Task, _settings
 from train.settings import changed, read, settings, shown
+from train.split import split
 from train.towers import Shape
 
 SHAPE, OPTIONS = Shape(items=5, categories=0, brands=0), Options()
@@ -46,3 +54,20 @@ def test_an_impossible_value_and_an_unknown_name_are_refused() -> None:
         changed(SHAPE, OPTIONS, {"dropout": 2.0})
     with pytest.raises(ValueError, match="'items' is no setting"):
         changed(SHAPE, OPTIONS, {"items": 3})
+
+
+@pytest.mark.parametrize(
+    ("assignments", "expected"),
+    [
+        ([], ("masked", Options.item_rate)),
+        (["full_softmax_items=9"], ("free", SAMPLED_ITEM_RATE)),
+        (["loss=bpr"], ("free", SAMPLED_ITEM_RATE)),
+        (["full_softmax_items=9", "item_rate=7", "history=masked"], ("masked", 7.0)),
+    ],
+)
+def test_the_rules_know_which_loss_is_set(assignments: list[str], expected: tuple[str, float]) -> None:
+    parts = split(circle(), "leave-one-out")
+    features = ItemFeatures(*np.zeros((3, 12), np.int64), np.zeros((12, 32), np.int64))
+    task = Task(circle(), [], features, Vocabulary(), parts, parts, 0)
+    options = _settings(task, Asked("", Path(), assignments=assignments))[1]
+    assert (options.history, options.item_rate) == expected

@@ -20,7 +20,15 @@ from train.checkpoint import BadCheckpoint, Meta, load, save
 from train.dataset import Batch, Windows, _met_in_the_middle, held_out, histories
 from train.fit import History, fit
 from train.log import Interactions
-from train.loss import LEAST_ROWS, expected_counts, full_softmax, negative_distribution, sampled_softmax
+from train.loss import (
+    LEAST_ROWS,
+    bpr,
+    expected_counts,
+    full_softmax,
+    negative_distribution,
+    sampled_softmax,
+    squared_error,
+)
 from train.options import Options
 from train.split import split
 from train.towers import Shape, Towers
@@ -264,8 +272,12 @@ def test_loss_gradients_equal_numeric_ones(numbers: int, monkeypatch: pytest.Mon
     def sample(v: torch.Tensor, e: torch.Tensor) -> torch.Tensor:
         return sampled_softmax(v, e[target], target, e[rows], rows, log_q)
 
-    assert torch.autograd.gradcheck(whole, (vectors, table))
-    assert torch.autograd.gradcheck(sample, (vectors, table))
+    def pairwise(v: torch.Tensor, e: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        given = v, e[target], target, e[rows], rows
+        return bpr(*given), squared_error(*given)
+
+    for loss in (whole, sample, pairwise):
+        assert torch.autograd.gradcheck(loss, (vectors, table))
 
 
 def test_every_item_once_as_candidate_is_the_full_softmax() -> None:

@@ -26,6 +26,8 @@ TRAIN = [
     *("--events", str(DATA / "events.parquet"), "--items", str(DATA / "items.parquet")),
     *("--map", "train/maps/complete_journey.toml", "--split", "time", "--epochs", "2", "--out", str(MODEL)),
     *("--freshness-events", "1000"),
+    # a demo has minutes: no softmax over 92,348 items, and no second training (docs/experiments.md)
+    *("--set", "full_softmax_items=0", "--hold-validation"),
 ]
 EXPORT = ["--checkpoint", str(MODEL), "--out", str(BUNDLES)]
 BASELINES = ("popularity", "item_knn", "svd")

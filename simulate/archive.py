@@ -7,7 +7,7 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from functions import archive
 from functions.aws.keys import KeyTable
@@ -20,6 +20,7 @@ from simulate.world import ARCHIVE_FAULTS, KEY_FAULTS, KEY_WRITE_FAULTS, World
 TABLE = "keys"
 TERM = re.compile(r"attribute_not_exists\((\w+)\)|(\w+) (=|<>|<) (:\w+)")
 Place = tuple[str, str]  # shard, sequence number
+KNOWN_AGAIN = 16  # erasures of a user: docs/contracts.md
 
 
 class KeyItems:
@@ -113,10 +114,14 @@ class Firehose:
     lines: list[bytes] = field(default_factory=list)
     # the places of the records under each key, by its name
     under: dict[str, list[tuple[str, int]]] = field(default_factory=lambda: defaultdict(list))
-    ended_s: dict[tuple[str, bytes], float] = field(default_factory=dict)  # user, receipt → first known here
+    ended: dict[tuple[str, bytes], Turn] = field(default_factory=dict)  # user, receipt → first known here
+    # where the copies are that may have ended the user's key: those that it came to before it was done
+    copies: dict[tuple[str, bytes], list[Place]] = field(default_factory=lambda: defaultdict(list))
+    sealed: dict[Place, Turn] = field(default_factory=dict)  # when the last line of a record was begun
     _read: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     _shards: dict[str, list[Logged]] = field(default_factory=lambda: defaultdict(list))
     _seen: int = 0
+    _turns: int = 0
 
     def __post_init__(self) -> None:
         self.table = KeyTable(self.keys, TABLE, self.world.rng.randbytes, self.world.sleep)
@@ -136,8 +141,12 @@ class Firehose:
             return
         world = self.world
         shard = world.rng.choice(shards)
-        first = self._read[shard]
+        first, begun = self._read[shard], self._turn()
         batch = self._shards[shard][first:][: world.rng.randint(1, 30)]
+        for logged in batch:
+            erasure = (logged.user or "", logged.receipt or b"")
+            if logged.receipt is not None and erasure not in self.ended:
+                self.copies[erasure].append((logged.shard, logged.record.sequence))
         try:
             answer = archive.handle(self._own, {"records": [_to_firehose(logged) for logged in batch]})
         except Unavailable:
@@ -145,7 +154,7 @@ class Firehose:
         fault = world.fault(ARCHIVE_FAULTS)
         if fault == "archive lines lost":
             return
-        self._keep(batch, answer["records"])
+        self._keep(batch, answer["records"], begun)
         if fault != "archive lines twice":
             self._read[shard] = max(self._read[shard], first + len(batch))
 
@@ -162,21 +171,34 @@ class Firehose:
 
     def require_gone(self, user: str, receipt: bytes) -> None:
         """Who is told of an erasure has no line that can be read and is older than it."""
-        self.ended_s.setdefault((user, receipt), self.world.now_s)
+        self.ended.setdefault((user, receipt), Turn(self._turn()))
         first = next(entry for entry in self.log.all if (entry.user, entry.receipt) == (user, receipt))
         name = self.keys.items.get(user, {}).get("key_name", {"B": b""})["B"].hex()
         end = (first.shard, int(first.record.sequence))
         if any(place <= end for place in self.under.get(name, ())):
             self.world.wrong(f"{user}: told that all is erased, and the archive can be read")
 
-    def _keep(self, batch: list[Logged], answers: list[Mapping[str, str]]) -> None:
+    def _keep(self, batch: list[Logged], answers: list[Mapping[str, str]], begun: int) -> None:
+        over = self._turn()
         for logged, answer in zip(batch, answers, strict=True):
             if logged.receipt is not None and logged.user:
-                self.ended_s.setdefault((logged.user, logged.receipt), self.world.now_s)
+                self.ended.setdefault((logged.user, logged.receipt), Turn(over, begun))
             if answer["result"] == archive.OK:
                 line = base64.b64decode(answer["data"])
                 self.lines.append(line)
                 self.under[line[8:24].decode()].append((logged.shard, int(logged.record.sequence)))
+                self.sealed[logged.shard, logged.record.sequence] = Turn(begun, begun)
+
+    def _turn(self) -> int:
+        self._turns += 1
+        return self._turns
+
+
+class Turn(NamedTuple):
+    """A moment of the archive's, and the batch that it belongs to."""
+
+    at: int
+    batch: int = 0  # 0: none; else the moment at which it was begun
 
 
 def _to_firehose(logged: Logged) -> dict[str, Any]:
@@ -206,7 +228,7 @@ def judge_archive(world: World, firehose: Firehose) -> None:
         else:
             by_user[logged.user].append(logged)
     for user, records in by_user.items():
-        for logged, must in expected(records, firehose.ended_s):
+        for logged, must in expected(records, firehose):
             told = found.get((logged.shard, logged.record.sequence))
             if must is False and told:
                 world.wrong(f"{user}: what was erased can be read in the archive")
@@ -216,21 +238,26 @@ def judge_archive(world: World, firehose: Firehose) -> None:
                 world.wrong(f"{logged.shard}:{logged.record.sequence}: archived as something else")
 
 
-def expected(
-    records: list[Logged], ended_s: Mapping[tuple[str, bytes], float]
-) -> list[tuple[Logged, bool | None]]:
+def expected(records: list[Logged], firehose: Firehose) -> list[tuple[Logged, bool | None]]:
     """Whether each of a user's events must be readable, must not be, or (None) may be lost to an erasure.
 
-    A new life begins after the first copies of all erasures; further copies end nothing. A key ends a moment
-    after the log has the erasure: what is sent in between may be sealed with it.
+    A new life begins after the first copies of all erasures. What the archive came to before one of them was
+    done may be sealed with the key that ended: with shards read in any order, or a batch at work meanwhile;
+    what was in the erasure's own batch came after it. Where the archive comes to a later copy first, all
+    before that is gone; further copies end nothing, as long as the table knows them again.
     """
     receipts = [logged.receipt for logged in records]
-    known = {receipt for receipt in receipts if receipt is not None}
+    known, user = {receipt for receipt in receipts if receipt is not None}, records[0].user or ""
+    ended = [firehose.ended[user, receipt] for receipt in known if (user, receipt) in firehose.ended]
+    places = {(logged.shard, logged.record.sequence): nth for nth, logged in enumerate(records)}
     begin = max(map(receipts.index, known), default=-1)
-    ended = max((ended_s.get((records[0].user or "", receipt), 0.0) for receipt in known), default=0.0)
+    gone = max((places[copy] for receipt in known for copy in firehose.copies[user, receipt]), default=-1)
+    if len(known) > KNOWN_AGAIN:
+        gone = max(nth for nth, receipt in enumerate(receipts) if receipt is not None)
     answers: list[tuple[Logged, bool | None]] = []
     for nth, logged in enumerate(records):
         if logged.event is not None:
-            must = nth > begin
-            answers.append((logged, None if must and logged.record.arrival_s <= ended else must))
+            sealed = firehose.sealed.get((logged.shard, logged.record.sequence))
+            early = sealed and any(sealed.at < turn.at and sealed.batch != turn.batch for turn in ended)
+            answers.append((logged, None if nth > begin and (nth < gone or early) else nth > begin))
     return answers

@@ -164,7 +164,7 @@ class History:
         raw, shopper.outbox = shopper.outbox[:count], shopper.outbox[count:]
         checked = [collect.check(event, shopper.key, SHOP, world.now_s, "") for event in raw]
         before = [self.log.taken[shopper.key, event["event_id"]] for event in raw]
-        self.log.orderings.clear()
+        self.log.begin_request()
         results = collect.append(self._writer, shopper.key, checked)
         self._check_ordering()
         again = []
@@ -180,7 +180,11 @@ class History:
         shopper.outbox[:0] = again
 
     def _check_ordering(self) -> None:
-        """Each record of a request names the one before it, so that the log keeps their order."""
+        """Each record of a request names the one before it, so that the log keeps their order; none overtakes
+        one that the log did not take.
+        """
+        if self.log.overtaken:
+            self.world.wrong("a record was put after one of its request that had failed")
         before = ""
         for named, sequence in self.log.orderings:
             if named != before:
@@ -190,14 +194,15 @@ class History:
     def _plan(self) -> list[Misfortune]:
         """The misfortunes of this history: each comes often in some, and in others never."""
         rng = self.world.rng
+        reshards = 0.0 if self._crowd else 0.02  # a crowd comes in one batch
         chances: list[tuple[float, Callable[[], None]]] = [
             (0.05, self._duplicate),
             (0.05, self._poison),
             (0.04, self._rewind),
             (0.04, self._take_over),
-            (0.02, self._split),
-            (0.02, self._merge),
-            (0.02, self._update_shard_count),
+            (reshards, self._split),
+            (reshards, self._merge),
+            (reshards, self._update_shard_count),
             (0.06 if self._erases else 0.0, self._erase),
             (0.06 if self._erases else 0.0, self._repeat_erasure),
             (0.01, self._outage),
@@ -326,6 +331,8 @@ class History:
         """The request waits: the stream goes on, and the same user may ask a second time."""
         self.world.happened("erasure interrupted")
         if self.world.rng.random() < 0.5:
+            if shopper.outbox and self.world.rng.random() < 0.7:
+                self._send(shopper)
             self._erase_user(shopper)
         for _ in range(self.world.rng.randint(1, 10)):
             self._poll()

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from functions import archive, me, update
+from functions import archive, collect, me, update
 from functions.aws import rows
 from functions.aws.clients import Failure, unavailable
 from functions.aws.keys import Entry, KeyTable, place
@@ -282,6 +282,13 @@ def _erasures_unread(self: Any, records: Sequence[Any]) -> list[bytes | None]:
     return _real_lines(self, [None if isinstance(r, Forgotten) else r for r in records])
 
 
+def _keys_read_first(self: Any, records: Sequence[Any]) -> list[bytes | None]:
+    """Keys are read before those are ended whose erasure is in the same batch."""
+    entries = self.keys.get_many(r.user_key for r in records if isinstance(r, Archived))
+    _real_lines(self, [r for r in records if isinstance(r, Forgotten)])
+    return [self._line(r, entries) if isinstance(r, Archived) else None for r in records]
+
+
 def _once(self: archive.Archiver, record: Archived, entries: dict[str, Entry]) -> bytes | None:
     entry = entries.get(record.user_key, Entry())
     key = entry.key or (
@@ -316,6 +323,26 @@ def _bury_in_any_case(self: Any, key: str, receipt: bytes, position: Any, *more:
     return _real_bury(self, key, receipt, replace(position, sequence=str(10**130)), *more)
 
 
+def _over_a_newer_tombstone(
+    self: Any, key: str, receipt: bytes, position: Any, now_s: int, older: bytes
+) -> bytes:
+    """Whose tombstone stands there is not looked at: an older request's may end before a newer's record."""
+    standing = _real_bury(self, key, receipt, position, now_s, older)
+    return _real_bury(self, key, receipt, position, now_s, standing) if standing else b""
+
+
+def _past_a_failure(log: Any, key: str, events: list[Any]) -> list[dict[str, Any]]:
+    """What comes after an event that the log did not take is put all the same, and overtakes it."""
+    results, sequence = [], None
+    for event in events:
+        try:
+            sequence = log.put(key, event.record, sequence).sequence
+            results.append({"event_id": event.event_id, "status": collect.ACCEPTED})
+        except Unavailable:
+            results.append({"event_id": event.event_id, "status": collect.FAILED})
+    return results
+
+
 _real_bury = me.Eraser._bury
 _real_forgotten = erasure.forgotten
 
@@ -347,6 +374,8 @@ BUGS: dict[str, Callable[[], list[Bug]]] = {
     ],
     "events newest first": lambda: [(update, "unread", _newest_first)],
     "impressions move the state": lambda: [(fold, "fold_histories", _impressions_move_the_state)],
+    "an event that overtakes one that failed": lambda: [(collect, "append", _past_a_failure)],
+    "a call for more keys than one takes": lambda: [(rows, "BATCH", rows.BATCH + 1)],
     "unprocessed keys taken for new users": lambda: [(Rows, "_get_batch", _drop_unprocessed)],
     "a corrupt row taken for a new user": lambda: [(Rows, "get_many", _corrupt_is_new)],
     "time over and going on": lambda: [(_Batch, "_in_time", lambda batch: True)],
@@ -363,6 +392,7 @@ BUGS: dict[str, Callable[[], list[Bug]]] = {
     "the arm drawn without its salt": lambda: [(Pointer, "arm", _unsalted)],
     "an erasure that keeps the archive's key": lambda: [(KeyTable, "shred", lambda *_: None)],
     "an erasure that the archive passes over": lambda: [(archive.Archiver, "lines", _erasures_unread)],
+    "keys read before a batch's erasures end some": lambda: [(archive.Archiver, "lines", _keys_read_first)],
     "an erasure that ends a key each time": lambda: [(KeyTable, "shred", _shred_without_condition)],
     "an erasure known again if it was the last alone": lambda: [
         (Entry, "knows", lambda entry, receipt: entry.receipts.endswith(receipt))
@@ -373,6 +403,7 @@ BUGS: dict[str, Callable[[], list[Bug]]] = {
     "a record without a line where its key was contested": lambda: [(archive.Archiver, "_line", _once)],
     "an archived line read twice": lambda: [(simulated_archive, "read_lines", _each_line)],
     "a tombstone over an erasure that is done": lambda: [(me.Eraser, "_bury", _bury_in_any_case)],
+    "a tombstone over a newer request's": lambda: [(me.Eraser, "_bury", _over_a_newer_tombstone)],
     "an erasure where there is no row alone": lambda: [(me.Eraser, "_bury", _over_version_zero)],
     "an erasure that the stream does not do": lambda: [(erasure, "_known", lambda row, erased: True)],
     "an erasure that counts each time": lambda: [(erasure, "_known", lambda row, erased: False)],

@@ -74,7 +74,9 @@ class SimulatedLog:
         self.all: list[Logged] = []  # in log order
         self.taken: Counter[tuple[str, str]] = Counter()  # user, event id
         self.forgotten: dict[str, set[bytes]] = {}  # by user, hashes of events that an erasure has erased
-        self.orderings: list[tuple[str, str]] = []  # what each answered record named, and its own number
+        # of the request under way: what each answered record named, and its own number
+        self.orderings: list[tuple[str, str]] = []
+        self.overtaken = self._failed = False  # whether one was put after one that failed
         step = SLOTS // shards
         for nth in range(shards):
             self._begin(nth * step, SLOTS if nth == shards - 1 else (nth + 1) * step, ())
@@ -85,6 +87,8 @@ class SimulatedLog:
         """What `collect` calls."""
         if StreamName != STREAM:
             raise refused("ResourceNotFoundException", "PutRecord")
+        self.overtaken |= self._failed
+        self._failed = True
         self._world.pause()
         fault = self._world.fault(LOG_FAULTS)
         if fault == "log throttle":
@@ -96,8 +100,14 @@ class SimulatedLog:
         logged = self.append(PartitionKey, Data, poison=False)
         if fault == "log lost answer":
             raise unanswered(self._world)
+        self._failed = False
         self.orderings.append((SequenceNumberForOrdering, logged.record.sequence))
         return {"ShardId": logged.shard, "SequenceNumber": logged.record.sequence}
+
+    def begin_request(self) -> None:
+        """What is put from here on is another request's."""
+        self.orderings.clear()
+        self.overtaken = self._failed = False
 
     def _append_late(self, partition_key: str, data: bytes) -> None:
         self.append(partition_key, data, poison=False)

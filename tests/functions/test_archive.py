@@ -184,6 +184,28 @@ def test_an_erasure_that_comes_late_is_known_again_too(account: Account) -> None
     assert [r.sequence for r in readable(account, lines)] == [10]
 
 
+def test_a_first_key_forgets_no_erasure_that_came_while_it_was_made(
+    account: Account, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Planted: the place alone was looked at, which an older erasure leaves as it is."""
+    table = archive.archiver().keys
+    table.shred(key_of("ann"), Position(SHARDS[0], "9"), b"a later.", 0)
+    real = table._dynamodb.put_item
+    turns: list[int] = []
+
+    def meanwhile(**arguments: Any) -> Any:
+        if not turns:
+            turns.append(1)
+            table.shred(key_of("ann"), Position(SHARDS[0], "1"), RECEIPT, 0)
+        return real(**arguments)
+
+    with monkeypatch.context() as planted:
+        planted.setattr(table._dynamodb, "put_item", meanwhile)
+        lines = transform(event(10))
+    lines += transform(firehose(encode_erasure(key_of("ann"), RECEIPT), 11))
+    assert [r.sequence for r in readable(account, lines)] == [10]
+
+
 def test_of_many_erasures_the_last_are_known_again_and_the_item_stays_small(account: Account) -> None:
     receipts = [b"%08d" % nth for nth in range(RECEIPTS + 1)]
     table = archive.archiver().keys

@@ -28,6 +28,7 @@ from train.archive import KEY_FILE
 LINES = "events.jsonl"
 BATCH = 500
 KEYS_EVERY_S = 0.5
+POLL_S = 1.0  # nobody waits for a line, and the emulator is one thread that rows are read and written by
 
 
 class Delivery:
@@ -102,7 +103,7 @@ def deliver(ready: Callable[[None], None], template: Path, checkpoints: Path, fo
     assert entry is not None
     delivery = Delivery(Function(entry).invoke, folder)
     threading.Thread(target=_keep_keys, args=(folder / KEY_FILE,), daemon=True).start()
-    run(ready, delivery, MappingSettings(batch_size=BATCH, reports_failures=True), checkpoints)
+    run(ready, delivery, MappingSettings(batch_size=BATCH, reports_failures=True), checkpoints, POLL_S)
 
 
 def _keep_keys(path: Path) -> None:

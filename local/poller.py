@@ -129,8 +129,9 @@ class Poller:
         settings: MappingSettings,
         on_failure: Callable[[dict[str, Any]], None],
         checkpoints: Checkpoints,
+        poll_s: float = POLL_S,
     ) -> None:
-        self._stream, self._handler, self._settings = stream, handler, settings
+        self._stream, self._handler, self._settings, self._poll_s = stream, handler, settings, poll_s
         self._on_failure, self._checkpoints = on_failure, checkpoints
         self._threads: dict[str, threading.Thread] = {}  # by shard
         self._ended = threading.Event()
@@ -167,7 +168,7 @@ class Poller:
             checkpoint=self._checkpoints,
             clock=time.time,
             after=self._checkpoints.after(shard),
-            poll_s=POLL_S,
+            poll_s=self._poll_s,
         )
         while not self._ended.is_set() and not consumer.drained:
             pause_s = _unbroken(consumer.step) or 0.0
@@ -194,7 +195,11 @@ def poll(ready: Callable[[None], None], template: Path, checkpoints: Path) -> No
 
 
 def run(
-    ready: Callable[[None], None], handler: Handler, settings: MappingSettings, checkpoints: Path
+    ready: Callable[[None], None],
+    handler: Handler,
+    settings: MappingSettings,
+    checkpoints: Path,
+    poll_s: float = POLL_S,
 ) -> None:
     """Hand the emulated account's stream to a handler until the process ends."""
     endpoint = os.environ["AWS_ENDPOINT_URL"]
@@ -206,7 +211,7 @@ def run(
         queue.send_message(QueueUrl=address, MessageBody=json.dumps(metadata))
 
     stream = KinesisStream(client("kinesis", endpoint), STREAM)
-    poller = Poller(stream, handler, settings, tell, Checkpoints(checkpoints))
+    poller = Poller(stream, handler, settings, tell, Checkpoints(checkpoints), poll_s)
     poller.start_shards()
     ready(None)
     poller.run()

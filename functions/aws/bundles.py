@@ -1,7 +1,4 @@
-"""The bundle in memory: fetched from the bucket, verified, swapped in; on any doubt the old one goes on.
-
-What only a refresh of the catalogue reads stays in the bucket.
-"""
+"""The bundle in memory: fetched from the bucket, verified, swapped in; on any doubt the old one goes on."""
 
 from __future__ import annotations
 
@@ -18,7 +15,7 @@ from botocore.exceptions import HTTPClientError, IncompleteReadError
 
 from functions.aws.clients import Failure, client, error_code, unavailable
 from functions.aws.telemetry import logger
-from functions.core.bundle import FOR_REFRESH, MANIFEST, MAX_MANIFEST_BYTES, bundle_id, parse_manifest
+from functions.core.bundle import MANIFEST, MAX_MANIFEST_BYTES, bundle_id, parse_manifest
 from functions.core.engine import cpu
 from functions.core.errors import CorruptBundle, Unavailable
 from functions.core.pointer import CHALLENGER, CHAMPION, ID, Pointer, parse_pointer
@@ -127,12 +124,12 @@ class Bundles:
         directory = self._root / wanted
         if directory.exists():  # left by a process before this one
             try:
-                return open_bundle(directory, wanted, FOR_REFRESH)
+                return open_bundle(directory, wanted)
             except Exception as error:
                 logger.warning("a bundle on disk is not sound", extra={"error": str(error)})
                 shutil.rmtree(directory, ignore_errors=True)
         self._fetch(wanted, directory)
-        return open_bundle(directory, wanted, FOR_REFRESH)
+        return open_bundle(directory, wanted)
 
     def _swap(self, new: Arms) -> None:
         old, self._arms = self._arms, new
@@ -163,11 +160,10 @@ class Bundles:
         data = self._read(f"{wanted}/{MANIFEST}", MAX_MANIFEST_BYTES)
         if bundle_id(data) != wanted:
             raise CorruptBundle(f"{wanted}/{MANIFEST}: sha256 gives {bundle_id(data)}; expected {wanted}")
-        stated = parse_manifest(data, f"{wanted}/{MANIFEST}").files
-        files = {name: file for name, file in stated.items() if name not in FOR_REFRESH}
+        files = parse_manifest(data, f"{wanted}/{MANIFEST}").files
         self._require_space(sum(f.bytes for f in files.values()) - _size(partial))
-        for name, file in files.items():
-            self._fetch_file(f"{wanted}/{name}", partial / name, file.bytes)
+        for name, stated in files.items():
+            self._fetch_file(f"{wanted}/{name}", partial / name, stated.bytes)
         (partial / MANIFEST).write_bytes(data)
         if directory.exists():  # another process was faster
             shutil.rmtree(partial)

@@ -7,7 +7,7 @@ file's size and SHA-256 before it opens any; what fails is refused whole, and th
 import hashlib
 import json
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -26,13 +26,12 @@ FILES = (
     "lists.bin",  # functions.core.index.Lists for the scorer "index"; else it says so
     "context.f16",  # [R, d] little-endian float16: functions.core.context
     "catalogue.sqlite",
-    "origins.bin",  # 16 bytes a row: where each came from
+    "origins.bin",  # 16 bytes a row: what a refresh of the catalogue needs, and functions do not
     "fallback.json",
     "slots.json",
     "vocabulary.json",
 )
 WHERE_THERE = ("alike.bin",)  # functions.core.alike: only where a product without a history inherits
-FOR_REFRESH = ("item_tower.onnx", "origins.bin")  # more than half of all bytes, and no function reads them
 HASHERS = 2
 MAX_MANIFEST_BYTES = 4 * 2**20
 REPORT, SUMS = "report", "SHA256SUMS"  # for people: no part of what is fetched and served
@@ -102,8 +101,8 @@ def write_manifest(directory: Path, manifest: Manifest) -> str:
     return bundle_id(data)
 
 
-def verify(directory: Path, expected_id: str | None = None, without: Collection[str] = ()) -> Manifest:
-    """Check every byte of a bundle, of the files `without` none, and return its manifest.
+def verify(directory: Path, expected_id: str | None = None) -> Manifest:
+    """Check every byte of a bundle and return its manifest.
 
     Raises CorruptBundle naming the file and the two hashes (or sizes) that differ.
     """
@@ -113,8 +112,7 @@ def verify(directory: Path, expected_id: str | None = None, without: Collection[
         raise CorruptBundle(f"{path}: id {bundle_id(data)}; expected {expected_id}")
     manifest = parse_manifest(data, str(path))
     with ThreadPoolExecutor(HASHERS) as pool:  # hashing lets other threads run
-        there = [(name, stated) for name, stated in manifest.files.items() if name not in without]
-        by_size = sorted(there, key=lambda file: -file[1].bytes)
+        by_size = sorted(manifest.files.items(), key=lambda file: -file[1].bytes)
         list(pool.map(lambda file: _check_file(directory / file[0], file[1]), by_size))
     if (directory / REPORT).exists():
         _check_report(directory / REPORT)

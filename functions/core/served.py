@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,17 +111,12 @@ class ServedBundle:
         self.catalogue.close()
 
 
-def open_bundle(
-    directory: Path, expected_id: str | None = None, without: Collection[str] = ()
-) -> ServedBundle:
-    """Verify every byte, open, and check the golden vectors; raises CorruptBundle naming file and reason.
-
-    without: files that need not be there, of those in FOR_REFRESH.
-    """
-    manifest = verify(directory, expected_id, without)
+def open_bundle(directory: Path, expected_id: str | None = None) -> ServedBundle:
+    """Verify every byte, open, and check the golden vectors; raises CorruptBundle naming file and reason."""
+    manifest = verify(directory, expected_id)
     _check_space(directory, manifest)
-    for name in MODELS.keys() - set(without):
-        check_model(directory / name, MODELS[name])
+    for name, allowed in MODELS.items():
+        check_model(directory / name, allowed)
     embeddings = mapped(directory, "embeddings.f16", "<f2", (manifest.items, manifest.dim))
     catalogue = Catalogue(directory / "catalogue.sqlite")
     if not 0 < manifest.showable <= manifest.items == len(catalogue):
@@ -191,7 +186,7 @@ def check_golden(served: ServedBundle, embeddings: Float16, directory: Path) -> 
 
 def _check_space(directory: Path, manifest: Manifest) -> None:
     hashes = (manifest.files[name].sha256 for name in ("user_tower.onnx", "item_tower.onnx"))
-    space = space_of_hashes(*hashes)  # files were just held against the manifest, those that are here
+    space = space_of_hashes(*hashes)  # of the files that were just held against them: they are 100 MB
     if space != manifest.state_space:
         raise CorruptBundle(f"{directory}: state space {space}; expected {manifest.state_space}")
 

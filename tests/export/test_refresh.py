@@ -12,8 +12,6 @@ import pytest
 import export.refresh as refreshing
 from export.__main__ import main, publish_refresh
 from export.store import open_store
-from functions.core.bundle import FOR_REFRESH
-from functions.core.errors import CorruptBundle
 from functions.core.events import Event
 from functions.core.fold import fold
 from functions.core.served import ServedBundle, open_bundle
@@ -234,17 +232,3 @@ def test_a_rollback_is_one_command(bundles: Path, capsys: pytest.CaptureFixture[
     assert champion(bundles).id == first
     assert main(["point", "0" * 32, "--bundles", str(bundles)]) == 1
     assert champion(bundles).id == first
-
-
-@pytest.mark.parametrize("name", FOR_REFRESH)
-@pytest.mark.parametrize("gone", [True, False])
-def test_what_functions_do_not_read_is_verified_here(bundles: Path, name: str, gone: bool) -> None:
-    folder = bundles / open_store(bundles).seen().champion
-    data = bytearray((folder / name).read_bytes())
-    data[len(data) // 2] ^= 1
-    (folder / name).unlink()
-    if not gone:
-        (folder / name).write_bytes(data)
-    open_bundle(folder, folder.name, FOR_REFRESH)  # as a function does
-    with pytest.raises(CorruptBundle, match=name):
-        refreshed(bundles, [LAMP])

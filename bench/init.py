@@ -33,7 +33,7 @@ import numpy as np
 from bench.shop import ENVIRONMENT, PSEUDONYM, Account, make_bundle
 from bench.warm import credential, http_event
 from functions.aws.rows import to_item
-from functions.core.bundle import FOR_REFRESH, REPORT
+from functions.core.bundle import REPORT
 from functions.core.events import Event, user_key
 from functions.core.fold import fold
 from functions.core.served import open_bundle
@@ -92,8 +92,8 @@ def fetched(folder: Path, items: int) -> Path:
     with tempfile.TemporaryDirectory() as scratch:
         with redirect_stdout(sys.stderr):
             made = make_bundle(Path(scratch), items)
-        for left in [path for name in (*FOR_REFRESH, REPORT) for path in made.glob(f"*/{name}")]:
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        for report in made.glob(f"*/{REPORT}"):
+            shutil.rmtree(report)
         shutil.copytree(made, folder)
     return folder
 
@@ -103,7 +103,7 @@ def stand_in(bundles: Path) -> Iterator[dict[str, str]]:
     """The environment of a function whose bucket, table and secret are a server on the loopback."""
     account = Account(bundles)
     champion = str(json.loads((bundles / "pointer.json").read_text())["champion"])
-    served = open_bundle(bundles / champion, champion, FOR_REFRESH)
+    served = open_bundle(bundles / champion, champion)
     key, now_s = user_key(PSEUDONYM, "ann"), int(time.time())
     events = [Event(f"e{n}", "view", f"sku-{n * 37:07d}", now_s - 60 + n) for n in range(20)]
     (row,), _ = fold([served.encoder.empty()], [events], served.encoder)

@@ -60,13 +60,13 @@ def test_headers_have_no_case() -> None:
     [("token", 401, "WWW-Authenticate"), ("throttled", 503, "Retry-After"), ("", 500, None)],
 )
 def test_what_a_route_raises_is_a_problem(
-    body: str, status: int, header: str | None, capsys: pytest.CaptureFixture[str]
+    body: str, status: int, header: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     answer = route.serve(event("/v1/fail", body=body))
     assert answer["statusCode"] == status == json.loads(answer["body"])["status"]
     assert header is None or header in answer["headers"]
     assert "a secret" not in answer["body"]
-    assert ("request failed" in capsys.readouterr().out) == (status >= 500)
+    assert ("request failed" in caplog.text) == (status >= 500)
 
 
 def test_an_event_that_is_no_request_is_a_problem_too() -> None:

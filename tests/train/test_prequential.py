@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from functions.core.alike import Alike
 from functions.core.features import Int64
 from functions.core.fold import Encoder
 from functions.core.repeats import Repeats
@@ -173,6 +174,32 @@ def test_the_repeat_term_is_that_of_the_row_in_question() -> None:
     assert found.place[:, FRESH].tolist()[1:] == [0, 0]
     assert found.place[0, FRESH] > 0
     assert walked(events).place[1, FRESH] > 0
+
+
+def heirs_of(giver: int, heir: int) -> Alike:
+    """One product that nobody has met, which inherits from one other."""
+    bounds = np.where(np.arange(ITEMS + 1) > giver, 1, 0).astype(np.int32)
+    return Alike(bounds, np.array([heir], np.int32), np.array([1.0], np.float16))
+
+
+def test_what_a_new_product_inherits_is_that_of_the_row_in_question() -> None:
+    """Item 20 is like 5: the state that has seen 5 has it first, and one from before it does not."""
+    events = log([0] * 3, [0, 5, 20], [START_S - 1, START_S, START_S + 60])
+    repeats = Repeats(inherited=100.0, inherited_half_life=16.0)
+    found = walked(events, repeats=repeats, alike=heirs_of(5, 20))
+    assert found.place[1, FRESH] == 0
+    assert (found.place[1, [HOUR, DAY, NEVER]] > 0).all()
+    assert walked(events, repeats=repeats).place[1, FRESH] > 0
+    assert walked(events, repeats=repeats, alike=heirs_of(6, 20)).place[1, FRESH] > 0
+    gains = summary(found)["gain"]["never"]["ndcg@10"]  # type: ignore[index]
+    assert gains["mean"] == pytest.approx(0.5)  # of two events; 5 is found by none
+
+
+def test_a_new_product_lies_lower_by_what_all_of_them_do() -> None:
+    events = log([0] * 3, [0, 5, 20], [START_S - 1, START_S, START_S + 60])
+    repeats = Repeats(inherited=1.0, inherited_half_life=16.0, newcomer=-100.0)
+    found = walked(events, repeats=repeats, alike=heirs_of(5, 20))
+    assert found.place[1].tolist() == [ITEMS - 1] * 4  # behind all that is known
 
 
 def test_a_dismissed_item_is_learnt_but_not_looked_for_and_an_impression_neither() -> None:

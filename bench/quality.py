@@ -49,6 +49,7 @@ CONTENT_KNN = "content-KNN"
 RECENCY = ("recent popularity", "own history")
 ALL = (*METHODS, NEW + "random", NEW + CONTENT_KNN, OURS)
 METRICS, FACTS = "metrics.json", "facts.json"
+TRIALS = ".trials"  # of a tuning whose result is not there yet
 
 Result = dict[str, Any]
 
@@ -160,14 +161,13 @@ class Bench:
         def objective(baseline: Baseline) -> float:
             return validation.objective(baseline.fit(validation.train))
 
-        trials = self.folder / f"{_slug(method)}.trials"
+        trials = self.folder / f"{_slug(method)}{TRIALS}"
         done = Done(
             keep=lambda new: _write(trials, {"key": self._key(), "values": new.values, "cpu_s": new.seconds})
         )
         if trials.exists() and _read(trials)["key"] == self._key():
             done.values, done.seconds = _read(trials)["values"], _read(trials)["cpu_s"]
         tuned = tune(space, objective, self.trials, self.seed, defaults(kind), done)
-        trials.unlink()
         started = time.process_time()
         scores = tuned.baseline.fit(test.train)
         fitted = time.process_time()
@@ -199,6 +199,7 @@ class Bench:
         started = time.monotonic()
         result = {"method": method, "key": key, **work(), **_circumstances()}
         _write(path, result)
+        path.with_suffix(TRIALS).unlink(missing_ok=True)
         print(f"  {method}: {time.monotonic() - started:.0f} s", flush=True)
 
 

@@ -47,9 +47,10 @@ history is out of the race. With one target recall@20 is HR@20.
 
 **Every baseline had {trials} trials** (Optuna's TPE, seeded; the first trial is the defaults), judged by
 NDCG@10 on 1,000 validation users at most. It was then fitted again on everything before the test, validation
-included, and tested once. Our model is not tuned here: it has the defaults of `python -m train` and learns
-from no validation event. That the baselines may is to their advantage. Where nothing speaks for an item,
-neighbours, histories and transitions rank by popularity. Markov alone has changed its form after a first test
+included, and tested once. Our model is not tuned here: it has the defaults that `python -m train` had on the
+day in its row, and learnt from no validation event unless they do; that the baselines may is to their
+advantage. What changed since is in `docs/experiments.md`. Where nothing speaks for an item, neighbours,
+histories and transitions rank by popularity. Markov alone has changed its form after a first test
 (`docs/experiments.md`).
 
 In brackets: 95 % percentile bootstrap over users, {resamples:,} resamples. One seed, unless said.
@@ -110,7 +111,8 @@ def _facts(facts: Result) -> str:
 
 
 def _by_time(methods: Mapping[str, Result]) -> list[str]:
-    measured = {method: result["measured"] for method, result in methods.items()}
+    names = {method: _dated(result) if method == OURS else method for method, result in methods.items()}
+    measured = {names[method]: result["measured"] for method, result in methods.items()}
     lines = _table(("method", *HEAD), [(m, *_cells(of["all"])) for m, of in _ours_last(measured)])
     parts = ("repeat", "new to the user")
     head = ("method", *(f"{part}, {metric}" for part in parts for metric in HEAD[1:]))
@@ -131,10 +133,9 @@ def _new_products(methods: Mapping[str, Result]) -> list[str]:
     ]
     if not rows:
         return ["No test user has one with content among the targets, or this was not run."]
-    ours = methods.get(OURS, {}).get("new products")
-    rows.append(
-        (f"{OURS} (content and what it inherits)", *(_cells(ours["all"]) if ours else ["not run"] * 3))
-    )
+    ours = methods.get(OURS, {})
+    of_new = ours.get("new products")
+    rows.append((_dated(ours), *(_cells(of_new["all"]) if of_new else ["not run"] * 3)))
     some = next(result for method, result in methods.items() if method.startswith(NEW))
     users = some["measured"]["all"]["users"]
     text = (
@@ -204,7 +205,12 @@ def _circumstances(found: Mapping[str, Result]) -> list[str]:
 
 
 def _ours_last(of: Mapping[str, Result]) -> list[tuple[str, Result]]:
-    return sorted(of.items(), key=lambda pair: pair[0] == OURS)
+    return sorted(of.items(), key=lambda pair: pair[0].startswith(OURS))
+
+
+def _dated(result: Result) -> str:
+    """Our model under the day on which its defaults were what it was trained with."""
+    return f"{OURS}, {result['date']}" if "date" in result else OURS
 
 
 def _cells(part: Result | None) -> list[str]:

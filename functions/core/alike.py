@@ -58,7 +58,8 @@ class Alike:
         weight = np.repeat(np.fromiter(met.values(), np.float64, len(met)), count)
         heirs, place = np.unique(self.heirs[at], return_inverse=True)
         sums = np.bincount(place, weight * self.likeness[at])
-        best = [at for at in np.argsort(-sums, kind="stable").tolist() if int(heirs[at]) not in met]
+        nearest = np.argsort(-sums, kind="stable")[: MOST_HEIRS + len(met)].tolist()
+        best = [at for at in nearest if int(heirs[at]) not in met]
         return {int(heirs[at]): float(sums[at]) for at in best[:MOST_HEIRS]}
 
     def to_bytes(self) -> bytes:

@@ -183,12 +183,14 @@ def test_the_command_writes_every_method_once_and_uses_results_again(
     report = (tmp_path / "docs" / "quality.md").read_text()
     assert "1,200 events of 40 users, 14 items" in report
     section = report[report.index("## Online Retail") :]
-    for method in chosen:
-        assert f"| {method.removeprefix(quality.NEW)} |" in section
-    ours = "Vitrine (content and what it inherits) | "
-    assert f"{ours}." in section or f"{ours}1" in section
-    assert "### New products" in section and "MovieLens 1M, leave-one-out\n\nNot run" in report
     numbers = json.loads((tmp_path / "docs" / "quality.json").read_text())
+    ours = f"Vitrine, {numbers['data']['online-retail']['methods'][quality.OURS]['date']}"
+    for method in chosen:
+        name = ours if method == quality.OURS else method.removeprefix(quality.NEW)
+        assert f"| {name} |" in section
+    new = section[section.index("### New products") :]
+    assert f"| {ours} | ." in new or f"| {ours} | 1" in new
+    assert "### New products" in section and "MovieLens 1M, leave-one-out\n\nNot run" in report
     methods = numbers["data"]["online-retail"]["methods"]
     assert methods.keys() == set(chosen)
     assert {result["trials"] for name, result in methods.items() if name != quality.OURS} == {2}
@@ -241,11 +243,13 @@ def test_one_method_is_done_anew_and_the_report_keeps_the_others(
     }
 
 
+@pytest.mark.parametrize("most", [3, 5])
 def test_a_tuning_that_was_stopped_is_not_begun_again(
-    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    most: int, command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """In the middle, or when what was chosen is fitted to be tested."""
     fitted: list[OwnHistory] = []
-    fit, most = OwnHistory.fit, 3
+    fit = OwnHistory.fit
 
     def stops(self: OwnHistory, log: Interactions) -> Scores:
         if len(fitted) == most:

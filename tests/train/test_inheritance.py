@@ -16,7 +16,7 @@ from functions.core.repeats import Repeats
 from train.alike import who_inherits
 from train.baselines import ContentKNN, Random
 from train.checkpoint import Meta, load, save
-from train.inheritance import LEAST_USERS, choose_inheritance, hold_out
+from train.inheritance import CUT, LEAST_USERS, _best, choose_inheritance, hold_out
 from train.log import Interactions
 from train.refit import refit, without_id
 from train.report import Served, choose
@@ -147,3 +147,13 @@ def test_few_users_choose_nothing(checkpoint: tuple[Path, Split]) -> None:
     proposed = served.proposed(parts.train, users)
     trial = hold_out(towers, parts.train, content(), users, targets, proposed, (Repeats(), served.table))
     assert choose_inheritance(Repeats(), trial) == choose_inheritance(Repeats(), None) == Repeats()
+
+
+@pytest.mark.parametrize("places", [3, 10, 11, 400])
+def test_the_best_are_those_of_a_stable_sort(places: int) -> None:
+    """Products of equal content have equal scores, and what was met has none."""
+    rng = np.random.default_rng(0)
+    scores = rng.integers(0, 6, (50, places)).astype(float)
+    scores[rng.random(scores.shape) < 0.3] = -np.inf
+    scores[0] = -np.inf
+    np.testing.assert_array_equal(_best(scores), np.argsort(-scores, axis=1, kind="stable")[:, :CUT])

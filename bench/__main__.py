@@ -11,6 +11,7 @@ MEASUREMENTS = {
     "init": "bench.init",
     "leave-one-out": "bench.leave_one_out",
     "log": "bench.log",
+    "logs": "bench.logs",
     "open": "bench.open",
     "quality": "bench.quality",
     "performance": "bench.performance",

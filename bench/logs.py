@@ -45,7 +45,8 @@ class Assortment:
     def any_of(self, topic: int) -> int:
         """An item of the topic."""
         rows = self.of[topic]
-        return int(rows[min(np.searchsorted(self.sums[topic], self.draw.random()), len(rows) - 1)])
+        place = int(np.searchsorted(self.sums[topic], self.draw.random()))
+        return int(rows[min(place, len(rows) - 1)])
 
     def successors(self, each: int) -> Rows:
         """Items of its topic that come after each item, [N, each]."""

@@ -27,7 +27,6 @@ from functions.core.features import PRICE_BUCKETS, TEXT_BUCKETS, TEXT_SLOTS, Ite
 from functions.core.repeats import Repeats
 from functions.core.slots import DEFAULT_SLOTS
 from train.checkpoint import Meta
-from train.handover import POPULARITY
 from train.towers import Shape, Towers
 
 TARGETS = {"open_s": 1.5, "resident_mb": 300.0}  # at a million items, d = 64
@@ -103,8 +102,9 @@ def synthetic_bundle(folder: Path, items: int, dim: int) -> Path:
     towers = Towers(Shape(items, CATEGORIES, 0, dim=dim)).eval()
     rng = np.random.default_rng(0)
     ids = tuple(f"sku-{n:08d}" for n in range(items))
-    rng.pareto(1.2, items).astype("<f4").tofile(folder / POPULARITY)
-    source = Source(folder, towers, Meta(ids, {}, 0, {}, Repeats()), _products(ids, rng))
+    popularity = rng.pareto(1.2, items).astype(np.float32)
+    meta = Meta(ids, {}, 0, {}, Repeats())
+    source = Source(towers, meta, _products(ids, rng), np.arange(1, items + 1), popularity)
     write_files(source, DEFAULT_SLOTS, out)
     finish(source, out, {})
     print(f"made {out} in {time.perf_counter() - started:.0f} s", flush=True)
@@ -125,7 +125,7 @@ def _products(ids: tuple[str, ...], rng: np.random.Generator) -> Products:
         Product(name, f"A product called {name}", f"category {n % CATEGORIES}", "Brand", n % 997 / 4, "EUR")
         for n, name in enumerate(ids)
     ]
-    return Products(shown, features, count)
+    return Products(shown, features.take, count)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
-"""Other ways to the ten best by dot product, each on one thread, each as a call from a vector to rows.
+"""Other ways to the ten best by dot product, each on one thread: calls from vectors [B, d] to rows [B, k].
 
 faiss-cpu, scann, usearch and hnswlib are the extra `bench`. One that is not installed is left out by name.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -20,14 +22,18 @@ from functions.core.models import OPSET
 from functions.core.runtime import session_options
 
 Table = NDArray[np.float32]
-Query = Callable[[NDArray[np.float32]], NDArray[Any]]
+Query = Callable[[Table], NDArray[Any]]
 Made = Iterator[tuple[str, Callable[[Table, int], Query]]]
 PROBES = 24
-GRAPHS_TO = 100_000  # items; over more, a graph takes too long to build for a run of this length
+GRAPHS_TO = 100_000  # items; over more, a graph takes half an hour to build, so it has to be kept
+EF = 256  # of a graph's search
 
 
-def peers(rows: int) -> Made:
-    """Name and maker of each method that is installed and that can be built over so many rows."""
+def peers(rows: int, graphs: Path | None = None) -> Made:
+    """Name and maker of each method that is installed and that can be built over so many rows.
+
+    graphs: a folder where graphs are kept, so that they can be of any size.
+    """
     yield "numpy fp32", numpy_search
     yield "ORT fp32", ort_float
     yield "ORT MatMulNBits, TopK", ort_nbits
@@ -39,18 +45,18 @@ def peers(rows: int) -> Made:
         yield "ScaNN tree", scann_tree
     if find_spec("usearch"):
         yield "usearch exact int8", usearch_exact
-        if rows <= GRAPHS_TO:
-            yield "usearch HNSW", usearch_graph
-    if find_spec("hnswlib") and rows <= GRAPHS_TO:
-        yield "hnswlib", hnswlib_graph
+        if graphs or rows <= GRAPHS_TO:
+            yield "usearch HNSW", partial(usearch_graph, graphs=graphs)
+    if find_spec("hnswlib") and (graphs or rows <= GRAPHS_TO):
+        yield "hnswlib", partial(hnswlib_graph, graphs=graphs)
 
 
 def numpy_search(table: Table, k: int) -> Query:
     """One product with the whole table, and a partition of the scores."""
 
-    def search(vector: NDArray[np.float32]) -> NDArray[Any]:
-        scores = table @ vector
-        return np.argpartition(-scores, k - 1)[:k]
+    def search(vectors: Table) -> NDArray[Any]:
+        scores = (table @ vectors[0])[None] if len(vectors) == 1 else vectors @ table.T
+        return np.argpartition(-scores, k - 1, axis=1)[:, :k]
 
     return search
 
@@ -86,7 +92,7 @@ def _session(
     graph = helper.make_graph(
         [*nodes, helper.make_node("TopK", ["scores", "k"], ["top", "rows"], axis=1)],
         "peer",
-        [helper.make_tensor_value_info("vector", TensorProto.FLOAT, [1, dim])],
+        [helper.make_tensor_value_info("vector", TensorProto.FLOAT, [None, dim])],
         [helper.make_tensor_value_info("rows", TensorProto.INT64, None)],
         initializer=[*handed, helper.make_tensor("k", TensorProto.INT64, [1], [k])],
     )
@@ -99,8 +105,8 @@ def _session(
     options.add_external_initializers(list(weights), values)
     session = ort.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
 
-    def search(vector: NDArray[np.float32], kept: object = (values, weights)) -> NDArray[Any]:
-        rows: NDArray[np.int64] = session.run(["rows"], {"vector": vector[None]})[0][0]
+    def search(vectors: Table, kept: object = (values, weights)) -> NDArray[Any]:
+        rows: NDArray[np.int64] = session.run(["rows"], {"vector": vectors})[0]
         return rows
 
     return search
@@ -142,7 +148,7 @@ def _faiss(key: str) -> Callable[[Table, int], Query]:
             index.nprobe = PROBES
         if "RFlat" in key:
             index.k_factor = 10
-        return lambda vector: index.search(vector[None], k)[1][0]
+        return lambda vectors: index.search(vectors, k)[1]
 
     return make
 
@@ -153,7 +159,7 @@ def scann_brute(table: Table, k: int) -> Query:
 
     builder = scann.scann_ops_pybind.builder(table, k, "dot_product").score_brute_force(quantize=True)
     searcher = builder.set_n_training_threads(1).build()
-    return lambda vector: searcher.search(vector)[0]
+    return _scann(searcher)
 
 
 def scann_tree(table: Table, k: int) -> Query:
@@ -164,7 +170,16 @@ def scann_tree(table: Table, k: int) -> Query:
     builder = scann.scann_ops_pybind.builder(table, k, "dot_product")
     builder = builder.tree(leaves, PROBES, training_sample_size=min(len(table), 64 * 1024))
     searcher = builder.score_ah(2, anisotropic_quantization_threshold=0.2).reorder(100).build()
-    return lambda vector: searcher.search(vector)[0]
+    return _scann(searcher)
+
+
+def _scann(searcher: Any) -> Query:
+    def find(vectors: Table) -> NDArray[Any]:
+        if len(vectors) == 1:
+            return np.asarray(searcher.search(vectors[0])[0])[None]
+        return np.asarray(searcher.search_batched(vectors)[0])
+
+    return find
 
 
 def usearch_exact(table: Table, k: int) -> Query:
@@ -174,34 +189,56 @@ def usearch_exact(table: Table, k: int) -> Query:
     factor = 127 / float(np.abs(table).max())
     codes = np.rint(table * factor).astype(np.int8)
 
-    def find(vector: NDArray[np.float32]) -> NDArray[Any]:
-        query = np.rint(vector * (127 / max(float(np.abs(vector).max()), 1e-9))).astype(np.int8)
-        found = search(codes, query, k, MetricKind.IP, exact=True, threads=1)
-        return np.asarray(found.keys)
+    def find(vectors: Table) -> NDArray[Any]:
+        largest = np.maximum(np.abs(vectors).max(1, keepdims=True), 1e-9)
+        asked = np.rint(vectors * (127 / largest)).astype(np.int8)
+        found = search(codes, asked, k, MetricKind.IP, exact=True, threads=1)
+        return np.asarray(found.keys).reshape(len(vectors), -1)
 
     return find
 
 
-def usearch_graph(table: Table, k: int) -> Query:
+def usearch_graph(table: Table, k: int, graphs: Path | None = None) -> Query:
     """usearch's HNSW in float32."""
     from usearch.index import Index
 
-    index = Index(ndim=table.shape[1], metric="ip", dtype="f32", expansion_search=256)
-    index.add(np.arange(len(table)), table, threads=2)
-    return lambda vector: np.asarray(index.search(vector, k, threads=1).keys)
+    index = Index(ndim=table.shape[1], metric="ip", dtype="f32", expansion_search=EF)
+    kept = _kept(graphs, "usearch", table)
+    if kept and kept.exists():
+        index.load(str(kept))
+        index.expansion_search = EF
+    else:
+        index.add(np.arange(len(table)), table, threads=1)
+        if kept:
+            index.save(str(kept))
+    return lambda vectors: np.asarray(index.search(vectors, k, threads=1).keys).reshape(len(vectors), -1)
 
 
-def hnswlib_graph(table: Table, k: int) -> Query:
+def hnswlib_graph(table: Table, k: int, graphs: Path | None = None) -> Query:
     """hnswlib in float32."""
     import hnswlib
 
     index = hnswlib.Index("ip", table.shape[1])
-    index.init_index(len(table), ef_construction=200, M=16, random_seed=1)
-    index.set_num_threads(2)
-    index.add_items(table)
+    kept = _kept(graphs, "hnswlib", table)
+    if kept and kept.exists():
+        index.load_index(str(kept))
+    else:
+        index.init_index(len(table), ef_construction=200, M=16, random_seed=1)
+        index.add_items(table, num_threads=1)
+        if kept:
+            index.save_index(str(kept))
     index.set_num_threads(1)
-    index.set_ef(256)
-    return lambda vector: index.knn_query(vector, k, num_threads=1)[0][0]
+    index.set_ef(EF)
+    return lambda vectors: index.knn_query(vectors, k, num_threads=1)[0]
+
+
+def _kept(graphs: Path | None, kind: str, table: Table) -> Path | None:
+    """Where a graph of this table lies, or will."""
+    if graphs is None:
+        return None
+    graphs.mkdir(parents=True, exist_ok=True)
+    named = hashlib.sha256(table.tobytes()).hexdigest()[:16]
+    return graphs / f"{kind}-{named}"
 
 
 def installed() -> dict[str, str]:

@@ -151,7 +151,7 @@ SHOWN: dict[str, tuple[str, Any]] = {
 def plot_scoring(report: dict[str, Any], path: Path) -> None:
     """Median against recall, one panel for each table of 64 dimensions."""
     figure_of = _figure()
-    drawn = [row for row in report["rows"] if row["d"] == 64 and row["k"] == 10]
+    drawn = [row for row in report["rows"] if (row["d"], row["k"], row["batch"]) == (64, 10, 1)]
     rows = [row for row in drawn if "eligible" not in row["method"]]
     sizes = sorted({row["n"] for row in rows})
     figure, axes = figure_of.subplots(1, len(sizes), figsize=(4.2 * len(sizes), 4.6), squeeze=False)

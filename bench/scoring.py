@@ -1,9 +1,10 @@
-"""The ten best of N items for one user vector: our scorer beside every peer, one thread, one query at a time.
+"""The ten best of N items for one user vector, or for 32: our scorer beside every peer, one thread.
 
-All methods search the same float16 embeddings, made float32, in turns within one run. Times are the process's
-CPU seconds, every thread's counted: what else runs on the machine takes turns with it. Recall is against
-products in float64. Bytes are the growth of the process's anonymous memory, and for an index of ours its
-mapped files. Not counted are the mapped embeddings, and mapped codes of which ONNX Runtime has a copy.
+A bundle answers one request at a time, so ours takes a batch one by one. All methods search the same float16
+embeddings, made float32, in turns within one run. Times are the process's CPU seconds, every thread's: what
+else runs on the machine takes turns with it. Recall is against products in float64. Bytes are the growth
+of the process's anonymous memory, and for an index of ours its mapped files. Not counted are the mapped
+embeddings, and mapped codes of which ONNX Runtime has a copy.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,6 @@ from export.lists import build_lists
 from export.scorers import INDEXED_FROM, NBITS, choose, write_scorer
 from functions.core import engine
 from functions.core.scorer import Mask, Scorer
-from functions.core.selection import Rows
 from functions.core.user_row import Float16
 from train.checkpoint import load
 from train.evaluate import TowerItems, embed_items, torch_encoder, user_rows
@@ -42,10 +41,11 @@ QUERIES = 200
 JUDGED = 50  # queries whose recall is taken
 ROUNDS = 10
 CALLS = {100_000: 200, 10**9: 60}  # timed calls of a method, up to so many items
+BATCH_CALLS = 20  # of many vectors
 OURS = "vitrine"
 INDEX_FILES = ("codes.u8", "scales.f32", "lists.bin")
 SERVED_K = 200  # candidates that a request for banners takes
-Search = Callable[[NDArray[np.float32]], NDArray[Any]]
+Search = Callable[[NDArray[np.float32]], NDArray[Any]]  # vectors [B, d] → rows [B, k]
 
 
 @dataclass(frozen=True)
@@ -71,12 +71,15 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--report", type=Path, help="where to write rows, device, versions and targets")
     parser.add_argument("--items", type=int, nargs="*", default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--dims", type=int, nargs="*", default=[64, 128])
+    parser.add_argument("--batches", type=int, nargs="*", default=[1, 32])
+    parser.add_argument("--graphs", type=Path, help="where graphs are kept, of any size")
     parser.add_argument("--largest", type=int, default=64 * 10**6, help="numbers of a table, at most")
     parser.add_argument("--checkpoint", type=Path, nargs="*", default=[], help="of `python -m train`")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     tables = [synthetic(n, d) for d in options.dims for n in options.items if n * d <= options.largest]
-    report = measure([*tables, *(trained(folder) for folder in options.checkpoint)])
+    sources = [*tables, *(trained(folder) for folder in options.checkpoint)]
+    report = measure(sources, options.batches, options.graphs)
     print(as_table(report))
     for path, written in ((options.json, report["rows"]), (options.report, report)):
         if path:
@@ -87,13 +90,13 @@ def main(arguments: list[str]) -> int:
 Source = Callable[[], tuple[str, Float16, Float16]]
 
 
-def measure(sources: list[Source]) -> dict[str, Any]:
+def measure(sources: list[Source], batches: list[int], graphs: Path | None = None) -> dict[str, Any]:
     """Rows of all tables; of each table what the scorer chose and how far it is from its targets."""
     bandwidth = read_bandwidth()
     rows, chosen = [], []
     for source in sources:
         name, table, vectors = source()
-        found, kind = measure_table(table, vectors)
+        found, kind = measure_table(table, vectors, batches, graphs)
         rows += found
         chosen.append({"table": name, "n": len(table), "d": table.shape[1], **kind})
         print(f"{name}: {len(table):,} x {table.shape[1]} measured", file=sys.stderr, flush=True)
@@ -142,12 +145,14 @@ def trained(checkpoint: Path) -> Source:
     return made
 
 
-def measure_table(table: Float16, vectors: Float16) -> tuple[list[Row], dict[str, Any]]:
+def measure_table(
+    table: Float16, vectors: Float16, batches: list[int], graphs: Path | None = None
+) -> tuple[list[Row], dict[str, Any]]:
     """Every method on one table [N, d], with vectors [Q, d] of users."""
     wide, queries = table.astype(np.float32), vectors.astype(np.float32)
     with tempfile.TemporaryDirectory() as folder:
         searches, held, shown, chosen = _ours(Path(folder), table, vectors)
-        for name, make in peers(len(table)):
+        for name, make in peers(len(table), graphs):
             before = anonymous_bytes()
             searches[name] = make(wide, K)
             held[name] = max(anonymous_bytes() - before, 0)
@@ -158,17 +163,26 @@ def measure_table(table: Float16, vectors: Float16) -> tuple[list[Row], dict[str
             name: recall_of(search, queries, exact, depth(name), shown.get(name))
             for name, search in searches.items()
         }
-        spent = in_turns(searches, queries, next(calls for n, calls in CALLS.items() if len(table) <= n))
+        calls = next(calls for n, calls in CALLS.items() if len(table) <= n)
+        spent = {
+            batch: in_turns(searches, queries, calls if batch == 1 else BATCH_CALLS, batch)
+            for batch in batches
+        }
     n, d = table.shape
     rows = [
-        Row(n, d, depth(name), 1, 1, name, *_quantiles(times), recall[name], held[name])
-        for name, times in spent.items()
+        Row(n, d, depth(name), batch, 1, name, *_quantiles(times), recall[name], held[name])
+        for batch, methods in spent.items()
+        for name, times in methods.items()
     ]
     return rows, chosen
 
 
-def _masked(scorer: Scorer, mask: Mask, vector: NDArray[np.float32]) -> Rows:
-    return scorer.top(vector, K, mask)[0]
+def _one_by_one(scorer: Scorer, k: int, mask: Mask | None = None) -> Search:
+    def search(vectors: NDArray[np.float32]) -> NDArray[Any]:
+        found = [scorer.top(vector, k, mask)[0] for vector in vectors]
+        return found[0][None] if len(found) == 1 else np.stack(found)
+
+    return search
 
 
 def depth(method: str) -> int:
@@ -190,7 +204,7 @@ def _ours(
         before = anonymous_bytes()
         scorer = Scorer(engine.open_search(place, named, rows, dim), table, rows)
         scorer.top(vectors[0], K)
-        searches[name] = lambda vector: scorer.top(vector, K)[0]
+        searches[name] = _one_by_one(scorer, K)
         held[name] = max(anonymous_bytes() - before, 0)
         if named["kind"] == "index":  # which reads its files where they are mapped
             held[name] += sum((place / name).stat().st_size for name in INDEX_FILES)
@@ -203,9 +217,8 @@ def _ours(
     for share in (10, 50, 90):
         name = f"{OURS}, {share} % eligible"
         shown[name] = np.asarray(np.random.default_rng(share).random(rows) < share / 100)
-        mask = ours.mask(shown[name])
-        searches[name] = partial(_masked, ours, mask)
-    searches[f"{OURS}, 200 candidates"] = lambda vector: ours.top(vector, SERVED_K)[0]
+        searches[name] = _one_by_one(ours, K, ours.mask(shown[name]))
+    searches[f"{OURS}, 200 candidates"] = _one_by_one(ours, SERVED_K)
     for named in kinds:
         place = scratch(folder, str(named["kind"]))
         write_scorer(place, table, named)
@@ -246,21 +259,23 @@ def recall_of(
     for query, exact in zip(queries, scores, strict=False):
         among = exact if shown is None else exact[shown]
         edge = np.partition(among, len(among) - k)[len(among) - k]
-        found = np.unique(np.asarray(search(query)).astype(np.int64))[-k:]
+        found = np.unique(np.asarray(search(query[None])[0]).astype(np.int64))[-k:]
         shares.append(float((exact[found[found >= 0]] >= edge).sum()) / k)
     return round(float(np.mean(shares)), 5)
 
 
-def in_turns(searches: dict[str, Search], queries: NDArray[np.float32], calls: int) -> dict[str, list[float]]:
-    """CPU seconds of `calls` calls of each, in rounds over all of them."""
+def in_turns(
+    searches: dict[str, Search], queries: NDArray[np.float32], calls: int, batch: int = 1
+) -> dict[str, list[float]]:
+    """CPU seconds of `calls` calls of each with `batch` vectors, in rounds over all of them."""
     spent: dict[str, list[float]] = {name: [] for name in searches}
     for turn in range(ROUNDS):
         for name, search in searches.items():
-            search(queries[0])
+            search(queries[:batch])
             for call in range(calls // ROUNDS):
-                query = queries[(turn * 31 + call) % len(queries)]
+                asked = queries[(turn * 31 + call + np.arange(batch)) % len(queries)]
                 started = time.process_time()
-                search(query)
+                search(asked)
                 spent[name].append(time.process_time() - started)
     return spent
 
@@ -307,7 +322,7 @@ def targets(rows: list[dict[str, Any]], bandwidth: float) -> list[dict[str, Any]
     """What was promised of the clustered tables, beside what this run has."""
     found: list[dict[str, Any]] = []
     for n in FASTER:
-        of = {row["method"]: row for row in rows if (row["n"], row["d"]) == (n, JUDGED_DIM)}
+        of = {r["method"]: r for r in rows if (r["n"], r["d"], r["batch"]) == (n, JUDGED_DIM, 1)}
         if OURS in of:
             found += [{"n": n, "d": JUDGED_DIM, **target} for target in _targets_of(n, of, bandwidth)]
     return found
@@ -340,11 +355,17 @@ def _target(what: str, value: float, bound: float, least: bool = False) -> dict[
 def as_table(report: dict[str, Any]) -> str:
     """For a person, in Markdown."""
     lines = []
-    for n, d in dict.fromkeys((row["n"], row["d"]) for row in report["rows"]):
-        lines += ["", f"N = {n:,}, d = {d}", "", "| method | k | p50 µs | p99 µs | recall | bytes an item |"]
+    for n, d, batch in dict.fromkeys((row["n"], row["d"], row["batch"]) for row in report["rows"]):
+        many = "" if batch == 1 else f", {batch} vectors a call"
+        lines += [
+            "",
+            f"N = {n:,}, d = {d}{many}",
+            "",
+            "| method | k | p50 µs | p99 µs | recall | bytes an item |",
+        ]
         lines += ["|---|---|---|---|---|---|"]
         for row in sorted(report["rows"], key=lambda row: row["p50_us"]):
-            if (row["n"], row["d"]) == (n, d):
+            if (row["n"], row["d"], row["batch"]) == (n, d, batch):
                 cells = f"{row['p50_us']:,.0f} | {row['p99_us']:,.0f} | {row['recall']:.4f}"
                 lines.append(f"| {row['method']} | {row['k']} | {cells} | {row['bytes'] / n:,.0f} |")
     lines += ["", "| table | target | bound | measured | met |", "|---|---|---|---|---|"]

@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from collections.abc import Mapping as MappingType
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -18,18 +18,19 @@ import numpy as np
 
 from export.bundle import Source, finish, read_source, write_files
 from export.handover import HeldOut, read_held_out
-from export.levels import table
+from export.levels import SERVED, table
+from export.prune import BadPruning, Prune, stages
 from export.refresh import refresh
 from export.report import write_report
 from export.score import NotFinite
 from export.scorers import QUERIES, Chosen, choose
 from export.store import Store, open_store
-from export.verify import Proof, measured, prove
+from export.verify import Proof, Stage, prove
 from functions.core.bundle import verify
 from functions.core.engine import cpu
 from functions.core.errors import VitrineError
 from functions.core.served import open_bundle
-from functions.core.slots import DEFAULT_SLOTS, load_slots
+from functions.core.slots import DEFAULT_SLOTS, Slot, load_slots
 from functions.core.user_row import Float16
 from train.checkpoint import BadCheckpoint, load
 from train.evaluate import user_rows
@@ -53,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
     except Unproven as failures:
         print(f"error: not published, no pointer written\n{failures}", file=sys.stderr)
         return 1
-    except (VitrineError, BadCheckpoint, NotFinite, OSError) as error:
+    except (VitrineError, BadCheckpoint, BadPruning, NotFinite, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
@@ -74,10 +75,25 @@ def _export(arguments: list[str]) -> dict[str, object]:
         "--max-ndcg-loss",
         type=_share,
         default=MAX_NDCG_LOSS,
-        help="share of NDCG@10 that quantization may cost (default %(default)s)",
+        help="share of NDCG@10 that quantization and pruning may cost (default %(default)s)",
+    )
+    parser.add_argument(
+        "--prune-items",
+        type=_count,
+        default=0.0,
+        metavar="EVENTS",
+        help="propose no product of fewer events, one of a month ago counting half (default: none is pruned)",
+    )
+    parser.add_argument(
+        "--prune-width",
+        type=_share,
+        default=0.0,
+        metavar="SHARE",
+        help="of the channels of the visitor's state that go (default: none)",
     )
     options = parser.parse_args(arguments)
-    return publish(options.checkpoint, options.out, options.slots, options.max_ndcg_loss)
+    wish = Prune(options.prune_items, options.prune_width)
+    return publish(options.checkpoint, options.out, options.slots, options.max_ndcg_loss, wish)
 
 
 def _refresh(arguments: list[str]) -> dict[str, object]:
@@ -115,32 +131,42 @@ def _share(text: str) -> float:
     return value
 
 
-def publish(checkpoint: Path, out: Path | str, slots: Path | None, max_loss: float) -> dict[str, object]:
+def _count(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r}; expected a number of events, 0 or more")
+    return value
+
+
+def publish(
+    checkpoint: Path, out: Path | str, slots: Path | None, max_loss: float, wish: Prune | None = None
+) -> dict[str, object]:
     """Write `out`/{id}, prove it, point to it; `out` is a folder or an s3:// address.
 
-    Raises Unproven with everything that failed, PointerMoved.
+    Raises Unproven with everything that failed, BadPruning, PointerMoved.
     """
     towers, meta = load(checkpoint)
-    source = read_source(checkpoint, towers, meta)
-    held = read_held_out(checkpoint, meta.item_ids)
+    read = read_source(checkpoint, towers, meta), read_held_out(checkpoint, meta.item_ids)
+    *earlier, (_, source, held) = stages(*read, wish or Prune())
     shown = load_slots(slots) if slots else dict(DEFAULT_SLOTS)
     store = open_store(out)
     seen = store.seen()
-    with _partial(store) as partial:
-        write_files(source, shown, partial)
-        finish(source, partial, {})  # openable, so that what is proven is what will be served
+    with _partial(store) as partial, ExitStack() as opened:
+        chosen = _build(source, held, shown, partial)
+        before = [
+            opened.enter_context(_stage(f"{SERVED}, {name}", unpruned, users, shown, store))
+            for name, unpruned, users in earlier
+        ]
         embeddings = np.fromfile(partial / "embeddings.f16", "<f2").reshape(source.items, -1)
-        chosen = _choose_scorer(source, partial, embeddings, held)
         served = open_bundle(partial)
-        proof = prove(source, served, embeddings, held, max_loss)
+        proof = prove(Stage(SERVED, source, served, held), embeddings, max_loss, before)
         served.close()
-        levels = measured(proof, embeddings.shape[1])
-        print(table(levels), flush=True)
+        print(table(proof.levels), flush=True)
         if proof.failures:
             raise Unproven("\n".join(f"  {failure}" for failure in proof.failures))
         name = finish(source, partial, proof.quantization, chosen.scorer)
         report = _report(partial, name, proof, chosen)
-        write_report(partial, report, levels)
+        write_report(partial, report, proof.levels)
         store.put(partial, name)
     store.note(f"{name}.report.json", json.dumps(report, indent=1) + "\n")
     store.point(name, seen)
@@ -172,6 +198,28 @@ def _partial(store: Store) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@contextmanager
+def _stage(
+    name: str, source: Source, held: HeldOut, slots: MappingType[str, Slot], store: Store
+) -> Iterator[Stage]:
+    """What would be published of a source, for as long as it is held against what is."""
+    with _partial(store) as folder:
+        _build(source, held, slots, folder)
+        served = open_bundle(folder)
+        try:
+            yield Stage(name, source, served, held)
+        finally:
+            served.close()
+
+
+def _build(source: Source, held: HeldOut, slots: MappingType[str, Slot], out: Path) -> Chosen:
+    """All files of a bundle into the empty folder `out`, openable: what is proven is what will be served."""
+    write_files(source, slots, out)
+    finish(source, out, {})
+    embeddings = np.fromfile(out / "embeddings.f16", "<f2").reshape(source.items, -1)
+    return _choose_scorer(source, out, embeddings, held)
+
+
 def _choose_scorer(source: Source, partial: Path, embeddings: Float16, held: HeldOut) -> Chosen:
     """By the vectors of held-out users; the bundle in `partial` then has the files that the choice needs."""
     opened = open_bundle(partial)
@@ -191,6 +239,7 @@ def _report(bundle: Path, name: str, proof: Proof, chosen: Chosen) -> dict[str, 
         "state_space": manifest.state_space,
         "bytes": sum(entry.bytes for entry in manifest.files.values()),
         **proof.quantization,
+        **({"pruned": manifest.quantization["pruned"]} if "pruned" in manifest.quantization else {}),
         "microseconds": proof.microseconds,
         "scorer": {**chosen.scorer, "microseconds": chosen.microseconds, "recall@10": chosen.recall, **cpu()},
     }

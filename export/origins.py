@@ -20,15 +20,19 @@ ORIGIN = np.dtype([("tower_id", "<i4"), ("popularity", "<f4"), ("content", "<u8"
 Origins = NDArray[Any]  # [N] of ORIGIN
 
 
-def origins(tower_ids: NDArray[np.int64], popularity: NDArray[np.float32], features: ItemFeatures) -> Origins:
-    """tower_ids, popularity [N], and the content of the same N rows."""
+def origins(
+    tower_ids: NDArray[np.int64], popularity: NDArray[np.float32], content: NDArray[np.uint64]
+) -> Origins:
+    """tower_ids, popularity and `content_hash` of N rows, [N] each."""
     made = np.zeros(len(tower_ids), ORIGIN)
-    made["tower_id"], made["popularity"], made["content"] = tower_ids, popularity, content_hash(features)
+    made["tower_id"], made["popularity"], made["content"] = tower_ids, popularity, content
     return made
 
 
 def content_hash(features: ItemFeatures) -> NDArray[np.uint64]:
     """Of all that the item tower takes besides the id, [N]."""
+    if not len(features.category):
+        return np.zeros(0, np.uint64)
     columns = [np.atleast_2d(column.T).T for column in features.columns().values()]  # [N, w] each
     parts = [np.ascontiguousarray(column).view(np.uint8) for column in columns]
     hashes = [hashlib.blake2b(row.tobytes(), digest_size=8).digest() for row in np.hstack(parts)]

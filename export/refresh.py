@@ -17,10 +17,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export.bundle import embed, golden_histories, write_alike, write_items
+from export.bundle import golden_histories, write_alike, write_items
+from export.embed import CHUNK, Content, embed
 from export.handover import product
 from export.levels import recall
 from export.origins import ORIGINS, Origins, origins, read_origins
+from export.prune import is_rare
 from export.score import require_finite
 from export.scorers import LEAST_RECALL, NBITS, QUERIES, choose, write_scorer
 from export.verify import ULP, units_apart
@@ -60,14 +62,16 @@ class Refreshed:
 
 @dataclass(frozen=True)
 class _Rows:
-    """The new bundle's rows: on sale first, then what has no title, then what the old one knows besides."""
+    """The new bundle's rows: on sale first, then what is pruned, then what has no title, then what the old
+    one knows besides."""
 
     shown: list[Product]
     showable: int
+    named: int  # so many of them are in the new catalogue
     before: NDArray[np.int64]  # [N'] the row in the old bundle, -1: new
     embeddings: Float16  # [N', d]
     origins: Origins  # [N']
-    features: ItemFeatures  # [N']; of what the new catalogue lacks, as far as the old one tells
+    content: Content  # of rows of N'; of what the new catalogue lacks, as far as the old one tells
 
 
 def refresh(old: Path, items: Path | str, mapping: Names | None, out: Path) -> tuple[str, Refreshed]:
@@ -77,38 +81,71 @@ def refresh(old: Path, items: Path | str, mapping: Names | None, out: Path) -> t
     """
     served = open_bundle(old)
     try:
-        rows, features = _rows(served, old, items, mapping)
-        _check_tower(old, rows, features)
+        rows = _rows(served, old, items, mapping)
+        _check_tower(old, rows)
         return _write(served, old, rows, out)
     finally:
         served.close()
 
 
-def _rows(
-    served: ServedBundle, old: Path, items: Path | str, mapping: Names | None
-) -> tuple[_Rows, ItemFeatures]:
-    """All rows, and the features of those that the new catalogue has."""
+def _rows(served: ServedBundle, old: Path, items: Path | str, mapping: Names | None) -> _Rows:
     table, vectors, dropped = read_catalogue(items, mapping)
     print("\n".join([f"{table.num_rows:,} products in {items}", *dropped]), flush=True)
-    lines: list[Mapping[str, Any]] = table.to_pylist()
-    showable = sum(bool(line.get("title")) for line in lines)
-    if not showable:
-        raise BadRefresh(f"{items}: no product with a title; expected one at least")
-    ids = [str(line["item_id"]) for line in lines]
+    ids = [str(item_id) for item_id in table["item_id"].to_pylist()]
     known = served.catalogue.rows_of_ids(ids)
     named = np.array([known.get(item_id, -1) for item_id in ids], np.int64)
-    rest = np.setdiff1d(np.arange(served.manifest.items), named)
-    before = np.concatenate([named, rest])
-    gone = served.catalogue.products(rest.tolist())
-    shown = [*(product(line) for line in lines), *gone]
-    content = [*lines, *(_content(each) for each in gone)]
-    everything = _features(content, old, padded(vectors, len(shown)), items)
-    features = _take(everything, np.arange(len(lines)))
     was = read_origins(old, served.manifest.items)
-    now = _origins(was, named, features)
-    embeddings = _embeddings(old, served, before, now, was, features)
-    now_all = np.concatenate([now, was[rest]])
-    return _Rows(shown, showable, before, embeddings, now_all, everything), features
+    order, showable = _order(served, was, named, sum(map(bool, table["title"].to_pylist())))
+    if not showable:
+        raise BadRefresh(f"{items}: no product with a title (or all are pruned); expected one at least")
+    table, named = table.take(order), named[order]
+    rest = np.setdiff1d(np.arange(served.manifest.items), named)
+    gone = served.catalogue.products(rest.tolist())
+    shown = [*(product(line) for part in table.to_batches(CHUNK) for line in part.to_pylist()), *gone]
+    every = padded({name: column[order] for name, column in vectors.items()}, len(shown))
+    content = _content_of(table, gone, every, old, items)
+    now, embeddings = _embedded(old, was, named, content)
+    kept = np.fromfile(old / "embeddings.f16", "<f2").reshape(-1, served.manifest.dim)[rest]
+    return _Rows(
+        shown,
+        showable,
+        len(named),
+        np.concatenate([named, rest]),
+        np.concatenate([embeddings, kept]),
+        np.concatenate([now, was[rest]]),
+        content,
+    )
+
+
+def _order(
+    served: ServedBundle, was: Origins, named: NDArray[np.int64], titled: int
+) -> tuple[NDArray[np.int64], int]:
+    """The new catalogue's rows, what export pruned behind what is on sale; and how many are on sale."""
+    pruned = np.zeros(len(named), np.bool_)
+    rule = served.manifest.quantization.get("pruned")
+    if isinstance(rule, Mapping) and "items_below" in rule:
+        origin = was[np.maximum(named, 0)]
+        rare = is_rare(origin["tower_id"], origin["popularity"], float(rule["items_below"]))
+        pruned[:titled] = (rare & (named >= 0))[:titled]
+    rank = np.where(np.arange(len(named)) < titled, pruned, 2)
+    return np.argsort(rank, kind="stable"), titled - int(pruned.sum())
+
+
+def _content_of(
+    table: Any, gone: list[Product], vectors: Mapping[str, Any], old: Path, items: Path | str
+) -> Content:
+    """Content of rows, the new catalogue's `table` first, made when it is asked for."""
+    vocabulary = Vocabulary.read(json.loads((old / "vocabulary.json").read_bytes()))
+
+    def content(rows: NDArray[np.int64]) -> ItemFeatures:
+        lines: list[Mapping[str, Any]] = table.take(rows[rows < table.num_rows]).to_pylist()
+        lines += [_content(gone[row - table.num_rows]) for row in rows[rows >= table.num_rows].tolist()]
+        try:
+            return item_features(lines, vocabulary, {name: v[rows] for name, v in vectors.items()})
+        except ValueError as error:
+            raise BadRefresh(f"{items}: {error} (the bundle's item tower)") from error
+
+    return content
 
 
 def _content(gone: Product) -> Mapping[str, Any]:
@@ -118,42 +155,25 @@ def _content(gone: Product) -> Mapping[str, Any]:
     return {"title": title, **{name: getattr(gone, name) for name in names}}
 
 
-def _features(
-    lines: list[Mapping[str, Any]], old: Path, vectors: Mapping[str, Any], items: Path | str
-) -> ItemFeatures:
-    vocabulary = Vocabulary.read(json.loads((old / "vocabulary.json").read_bytes()))
-    try:
-        return item_features(lines, vocabulary, vectors)
-    except ValueError as error:
-        raise BadRefresh(f"{items}: {error} (the bundle's item tower)") from error
+def _embedded(old: Path, was: Origins, named: NDArray[np.int64], content: Content) -> tuple[Origins, Float16]:
+    """Of the products in the new catalogue; what the old bundle did not have has no id and no popularity.
 
-
-def _origins(was: Origins, named: NDArray[np.int64], features: ItemFeatures) -> Origins:
-    """Of the products in the new catalogue; what the old bundle did not have has no id and no popularity."""
-    tower_ids, popularity = np.zeros(len(named), np.int64), np.zeros(len(named), np.float32)
+    Embeddings of unchanged content are those of the old bundle, bit for bit; the others are made now.
+    """
     known = named >= 0
-    tower_ids[known] = was["tower_id"][named[known]]
-    popularity[known] = was["popularity"][named[known]]
-    return origins(tower_ids, popularity, features)
-
-
-def _embeddings(
-    old: Path,
-    served: ServedBundle,
-    before: NDArray[np.int64],
-    now: Origins,
-    was: Origins,
-    features: ItemFeatures,
-) -> Float16:
-    """Those of unchanged content as they lie in the old bundle, bit for bit; the others embedded now."""
-    table = np.fromfile(old / "embeddings.f16", "<f2").reshape(-1, served.manifest.dim)
-    embeddings = np.zeros((len(before), served.manifest.dim), np.float16)
-    embeddings[before >= 0] = table[before[before >= 0]]
-    due = np.flatnonzero(_is_due(now, was, before[: len(now)]))
-    if len(due):
-        embeddings[due] = embed(old / "item_tower.onnx", _take(features, due), now["tower_id"][due])
+    before = was[np.maximum(named, 0)]
+    tower_ids = np.where(known, before["tower_id"], 0).astype(np.int64)
+    popularity = np.where(known, before["popularity"], 0).astype(np.float32)
+    made = embed(
+        old / "item_tower.onnx",
+        content,
+        tower_ids,
+        lambda rows, hashes: ~known[rows] | (hashes != before["content"][rows]),
+    )
+    table = np.fromfile(old / "embeddings.f16", "<f2").reshape(len(was), -1)
+    embeddings = np.where(made.due[:, None], made.table, table[np.maximum(named, 0)])
     require_finite(embeddings)
-    return embeddings
+    return origins(tower_ids, popularity, made.content), embeddings
 
 
 def _is_due(now: Origins, was: Origins, named: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -162,17 +182,12 @@ def _is_due(now: Origins, was: Origins, named: NDArray[np.int64]) -> NDArray[np.
     return due
 
 
-def _take(features: ItemFeatures, rows: NDArray[np.int64]) -> ItemFeatures:
-    f = features
-    return ItemFeatures(f.category[rows], f.brand[rows], f.price[rows], f.text[rows], f.vectors[rows])
-
-
-def _check_tower(old: Path, rows: _Rows, features: ItemFeatures) -> None:
+def _check_tower(old: Path, rows: _Rows) -> None:
     """Rows of the new catalogue, embedded once more, against the table; raises BadRefresh."""
-    count = len(features.category)
-    some = np.unique(np.linspace(0, count - 1, min(CHECKED, count)).astype(np.int64))
-    again = embed(old / "item_tower.onnx", _take(features, some), rows.origins["tower_id"][some])
-    off = units_apart(again, rows.embeddings[some]).max(1)
+    some = np.unique(np.linspace(0, rows.named - 1, min(CHECKED, rows.named)).astype(np.int64))
+    tower_ids = rows.origins["tower_id"][some].astype(np.int64)
+    again = embed(old / "item_tower.onnx", lambda at: rows.content(some[at]), tower_ids)
+    off = units_apart(again.table, rows.embeddings[some]).max(1)
     if off.max() > ULP:
         worst = int(some[off.argmax()])
         raise BadRefresh(
@@ -187,7 +202,7 @@ def _write(served: ServedBundle, old: Path, rows: _Rows, out: Path) -> tuple[str
     rows.embeddings.astype("<f2").tofile(out / "embeddings.f16")
     write_items(rows.shown, rows.origins["popularity"], rows.showable, out)
     rows.origins.tofile(out / ORIGINS)
-    write_alike(rows.features, rows.origins["tower_id"] == 0, rows.showable, served.repeats, out)
+    write_alike(rows.content, rows.origins["tower_id"] == 0, rows.showable, served.repeats, out)
     vectors = _visitors(served, rows)
     scorer = _write_scorer(served, rows, vectors, out)
     name = _write_manifest(served, rows, scorer, {}, out)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,12 +13,12 @@ import torch
 from numpy.typing import NDArray
 
 from export.bundle import Source
+from export.embed import embed_by_torch
 from export.handover import HeldOut
 from export.levels import (
     CUT,
     FLOAT16,
     FP32,
-    LEVELS,
     SERVED,
     FloatTable,
     Level,
@@ -26,12 +27,12 @@ from export.levels import (
     bytes_per_item,
     recall,
 )
-from export.scorers import CHOSEN_FROM, microseconds
+from export.scorers import CHOSEN_FROM, ROUNDS, microseconds
 from functions.core.features import GAP_BUCKETS, VALUE_BUCKETS
 from functions.core.fold import Step, in_space
 from functions.core.served import CANDIDATES, ServedBundle
 from functions.core.user_row import Float16, UserRow
-from train.evaluate import TowerItems, embed_items, ndcg, torch_encoder, user_rows
+from train.evaluate import TowerItems, metrics, ndcg, torch_encoder, user_rows
 
 LEAST_RECALL = 0.999  # of the exact ten best among the ten served
 STEP_USERS = 64
@@ -40,6 +41,7 @@ STEP_USERS = 64
 ULP = 2.0
 DIFFERENT = 0.02  # of all numbers, at most so many
 TIMED_QUERIES = 100
+TIMED_STEPS = 40  # in each round
 OTHER_SPACE = "f" * 16
 
 Top = NDArray[np.int64]
@@ -52,6 +54,7 @@ class Proof:
     max_loss: float
     quantization: dict[str, object] = field(default_factory=dict)
     microseconds: dict[str, float] = field(default_factory=dict)
+    levels: dict[str, Measured] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
 
     def require(self, holds: bool, failure: str) -> None:
@@ -60,26 +63,81 @@ class Proof:
             self.failures.append(failure)
 
 
-def prove(source: Source, served: ServedBundle, embeddings: Float16, held: HeldOut, max_loss: float) -> Proof:
-    """Run every comparison; failures are collected, so that one run says all that is wrong."""
+@dataclass(frozen=True)
+class Stage:
+    """A source, what is served of it, and the held-out users in its rows; `name` is its row in the table."""
+
+    name: str
+    source: Source
+    served: ServedBundle
+    held: HeldOut
+
+
+@dataclass(frozen=True)
+class _View:
+    """How held-out users are answered at one level: of a bundle, by which scores, from which rows."""
+
+    stage: Stage
+    level: Level
+    rows: list[UserRow]
+    shown: Float16  # [M, d] of the stage's bundle
+
+    def tops(self) -> list[Top]:
+        """The ten that each user would be served."""
+        return [_ranked(self.stage.served, self.level, row) for row in self.rows]
+
+
+def prove(published: Stage, embeddings: Float16, max_loss: float, before: Sequence[Stage] = ()) -> Proof:
+    """Run every comparison; failures are collected, so that one run says all that is wrong.
+
+    before: what would be published had less been pruned, least first; fp32 is of the first of them.
+    """
     proof = Proof(max_loss)
-    torch_items = embed_items(source.towers, source.products.features)
+    source, served = published.source, published.served
+    torch_items = embed_by_torch(source.towers.item, source.products.content, source.tower_ids)
     _towers_agree(proof, source, served, embeddings, torch_items)
-    users = list(range(len(held.targets)))
-    encoder = torch_encoder(source.towers, TowerItems(list(source.meta.item_ids), torch_items))
-    by_torch = user_rows(held.log, users, encoder)
-    by_onnx = user_rows(held.log, users, served.encoder)
+    by_torch, by_onnx = _torch_rows(published, torch_items), _onnx_rows(published)
     _vectors_agree(proof, by_torch, by_onnx)
-    showable = served.manifest.showable
-    shown = embeddings[:showable]
+    shown = embeddings[: served.manifest.showable]
     with TemporaryDirectory() as scratch:
-        levels = build(Path(scratch), torch_items[:showable].astype(np.float32), shown, served.scorer)
+        original = torch_items[: len(shown)].astype(np.float32)
+        timed = build(Path(scratch), original, shown, served.scorer)
         # the same products as those of the float16 table, which widens its rows again for each query
-        exact = {**levels, FLOAT16: FloatTable(shown.astype(np.float32))}
-        _quality(proof, served, exact, by_torch, by_onnx, held.targets)
-        _recall(proof, exact, shown, by_onnx)
-        _speed(proof, levels, showable, by_onnx)
+        levels = {**timed, FLOAT16: FloatTable(shown.astype(np.float32))}
+        views = {
+            name: _View(published, level, by_torch if name == FP32 else by_onnx, shown)
+            for name, level in levels.items()
+        }
+        views |= {stage.name: _as_served(stage) for stage in before}
+        if before:
+            views[FP32] = _as_trained(before[0])
+            timed[FP32] = views[FP32].level
+        _quality(proof, views, by_onnx)
+        _recall(proof, views)
+        _speed(proof, timed | {stage.name: stage.served.scorer for stage in before}, len(shown), by_onnx)
+        proof.levels = _measured(proof, views)
     return proof
+
+
+def _torch_rows(stage: Stage, items: Float16) -> list[UserRow]:
+    encoder = torch_encoder(stage.source.towers, TowerItems(list(stage.source.meta.item_ids), items))
+    return user_rows(stage.held.log, list(range(len(stage.held.targets))), encoder)
+
+
+def _onnx_rows(stage: Stage) -> list[UserRow]:
+    return user_rows(stage.held.log, list(range(len(stage.held.targets))), stage.served.encoder)
+
+
+def _as_served(stage: Stage) -> _View:
+    shown = stage.served.items.table[: stage.served.manifest.showable]
+    return _View(stage, stage.served.scorer, _onnx_rows(stage), shown)
+
+
+def _as_trained(stage: Stage) -> _View:
+    source, showable = stage.source, stage.served.manifest.showable
+    items = embed_by_torch(source.towers.item, source.products.content, source.tower_ids)
+    level = FloatTable(items[:showable].astype(np.float32))
+    return _View(stage, level, _torch_rows(stage, items), stage.served.items.table[:showable])
 
 
 def _towers_agree(
@@ -156,27 +214,24 @@ def _vectors_agree(proof: Proof, by_torch: list[UserRow], by_onnx: list[UserRow]
     )
 
 
-def _quality(
-    proof: Proof,
-    served: ServedBundle,
-    levels: Mapping[str, Level],
-    by_torch: list[UserRow],
-    by_onnx: list[UserRow],
-    targets: list[NDArray[np.int64]],
-) -> None:
+def _quality(proof: Proof, views: Mapping[str, _View], by_onnx: list[UserRow]) -> None:
     """NDCG@10 of each level, repeat term included in all of them; losses beyond `max_loss` are failures."""
-    rebuilt = in_space([replace(row, space=OTHER_SPACE) for row in by_onnx], served.encoder)
-    tops = {
-        name: [_ranked(served, level, row) for row in (by_torch if name == FP32 else by_onnx)]
-        for name, level in levels.items()
-    }
-    tops["ring_rebuild"] = [_ranked(served, served.scorer, row) for row in rebuilt]
-    scores = {name: ndcg(np.stack(top), targets, CUT) if top else 0.0 for name, top in tops.items()}
+    published = views[SERVED]
+    encoder = published.stage.served.encoder
+    rebuilt = in_space([replace(row, space=OTHER_SPACE) for row in by_onnx], encoder)
+    every = {**views, "ring_rebuild": replace(published, rows=rebuilt)}
+    tops = {name: view.tops() for name, view in every.items()}
+    scores, found = {}, {}
+    for name, view in every.items():
+        top, targets = tops[name], view.stage.held.targets
+        scores[name] = ndcg(np.stack(top), targets, CUT) if top else 0.0
+        found[name] = metrics(np.stack(top), targets, 1)[f"recall@{CUT}"] if top else 0.0
     base, max_loss = scores[FP32], proof.max_loss
     ratios = {name: score / base if base else 1.0 for name, score in scores.items()}
     proof.quantization |= {
-        "users": len(targets),
+        "users": len(published.stage.held.targets),
         "ndcg@10": {name: round(score, 6) for name, score in scores.items()},
+        "found@10": {name: round(share, 6) for name, share in found.items()},
         "int8_ndcg_ratio": round(ratios[SERVED], 6),
         "ring_rebuild_ndcg_ratio": round(ratios["ring_rebuild"], 6),
         "max_ndcg_loss": max_loss,
@@ -199,10 +254,12 @@ def _padded(rows: Top) -> Top:
     return np.pad(rows[:CUT], (0, max(0, CUT - len(rows))), constant_values=-1)
 
 
-def _recall(proof: Proof, levels: Mapping[str, Level], embeddings: Float16, rows: list[UserRow]) -> None:
+def _recall(proof: Proof, views: Mapping[str, _View]) -> None:
     """Of the exact ten best by dot product, how many each level finds."""
-    vectors = [row.vector for row in rows[:TIMED_QUERIES]]
-    found = {name: recall(level, vectors, embeddings) for name, level in levels.items()}
+    found = {
+        name: recall(view.level, [row.vector for row in view.rows[:TIMED_QUERIES]], view.shown)
+        for name, view in views.items()
+    }
     proof.quantization["recall@10"] = round(found[SERVED], 6)
     proof.quantization["levels_recall@10"] = {name: round(share, 6) for name, share in found.items()}
     proof.require(
@@ -223,12 +280,37 @@ def _speed(proof: Proof, levels: Mapping[str, Level], showable: int, rows: list[
     )
 
 
-def measured(proof: Proof, dim: int) -> dict[str, Measured]:
-    """The proof's table, a row for each level."""
-    scores, shares = proof.quantization["ndcg@10"], proof.quantization["levels_recall@10"]
-    assert isinstance(scores, dict) and isinstance(shares, dict)
-    size = bytes_per_item(dim)
+def _measured(proof: Proof, views: Mapping[str, _View]) -> dict[str, Measured]:
+    """The proof's table, a row for each level; what is published is its last."""
+    scores, found, shares = (proof.quantization[n] for n in ("ndcg@10", "found@10", "levels_recall@10"))
+    assert isinstance(scores, dict) and isinstance(found, dict) and isinstance(shares, dict)
+    steps = _step_microseconds({view.stage.name: view.stage for view in views.values()})
+    size = bytes_per_item(next(iter(views.values())).shown.shape[1])
     return {
-        name: Measured(scores[name], shares[name], size[name], proof.microseconds.get(name, float("nan")))
-        for name in LEVELS
+        name: Measured(
+            ndcg=scores[name],
+            found=found[name],
+            recall=shares[name],
+            items=len(views[name].shown),
+            bytes_per_item=size.get(name, size[SERVED]),
+            microseconds=proof.microseconds.get(name, float("nan")),
+            state_bytes=2 * views[name].stage.source.towers.shape.state_width,
+            step_microseconds=steps[views[name].stage.name],
+        )
+        for name in (*(name for name in views if name != SERVED), SERVED)
     }
+
+
+def _step_microseconds(stages: Mapping[str, Stage]) -> dict[str, float]:
+    """Median CPU time of one event of one user, the encoders in turns."""
+    spent: dict[str, list[float]] = {name: [] for name in stages}
+    inputs = {
+        name: tuple(column[:1] for column in _step_inputs(stage.source)) for name, stage in stages.items()
+    }
+    for _ in range(ROUNDS):
+        for name, stage in stages.items():
+            for _ in range(TIMED_STEPS):
+                started = time.thread_time()
+                stage.served.encoder.step(*inputs[name])  # type: ignore[arg-type]
+                spent[name].append(time.thread_time() - started)
+    return {name: round(float(np.median(times)) * 1e6, 1) for name, times in spent.items()}

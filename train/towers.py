@@ -176,7 +176,7 @@ class UserTower(nn.Module):
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
-        self.width = shape.width
+        self.state_channels = shape.width  # of each block; export may leave fewer
         self.kind_dropout = shape.kind_dropout
         self.drop_item, self.drop = nn.Dropout(shape.dropout), nn.Dropout(shape.dropout)
         self.item = nn.Linear(shape.dim, shape.width)
@@ -229,7 +229,7 @@ class UserTower(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         x = self._event(item, kind, gap, value)  # [B, W]
         states = []
-        for block, before in zip(self.blocks, torch.split(state, self.width, -1), strict=True):
+        for block, before in zip(self.blocks, torch.split(state, self.state_channels, -1), strict=True):
             assert isinstance(block, Block)
             x, after = block.step(x, before, rounded)
             states.append(after)

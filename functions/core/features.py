@@ -141,6 +141,12 @@ class ItemFeatures:
         names = (*CONTENT, *(("vectors",) if self.vectors.shape[1] else ()))
         return {name: getattr(self, name) for name in names}
 
+    def take(self, rows: Int64) -> "ItemFeatures":
+        """Content of some of the products."""
+        return ItemFeatures(
+            self.category[rows], self.brand[rows], self.price[rows], self.text[rows], self.vectors[rows]
+        )
+
 
 def joined_vectors(vectors: Mapping[str, Float32], vocabulary: Vocabulary, products: int) -> Float32:
     """Precomputed vectors by column, [B, width] each, as the item tower takes them, [B, V].

@@ -38,7 +38,7 @@ class BundleItems:
 
     def __init__(self, catalogue: Catalogue, embeddings: Float16) -> None:
         self._catalogue = catalogue
-        self._embeddings = embeddings
+        self.table = embeddings  # [N, d]
         self._rows: dict[bytes, int | None] = {}
 
     def rows(self, keys: list[bytes]) -> list[int | None]:
@@ -55,7 +55,7 @@ class BundleItems:
     def embedding(self, key: bytes) -> Float16 | None:
         """[d] float16."""
         (row,) = self.rows([key])
-        return None if row is None else self._embeddings[row]
+        return None if row is None else self.table[row]
 
 
 @dataclass(frozen=True)

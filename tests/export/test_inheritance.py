@@ -111,8 +111,8 @@ def test_where_nobody_inherits_there_is_no_file(
     made: Path, tmp_path: Path, term: Repeats, new: tuple[int, ...]
 ) -> None:
     folder = made.parent / "checkpoint"
-    features = read_products(folder, load(folder)[1]).features
-    write_alike(features, np.isin(np.arange(62), new), 60, term, tmp_path)
+    content = read_products(folder, load(folder)[1]).content
+    write_alike(content, np.isin(np.arange(62), new), 60, term, tmp_path)
     assert not (tmp_path / ALIKE).exists()
 
 

@@ -12,7 +12,7 @@ import pytest
 import export.__main__ as command
 from export import scorers
 from export.__main__ import Unproven, main, publish
-from export.bundle import embed
+from export.embed import Content, Embedded, embed
 from export.handover import product
 from functions.core.features import Vocabulary
 from functions.core.repeats import Repeats
@@ -73,8 +73,9 @@ def flat_scales(table: Float16) -> tuple[np.ndarray, np.ndarray]:
     return codes, scales * (-1)
 
 
-def shifted_embeddings(model: Path, features: object, tower_ids: np.ndarray) -> Float16:
-    return np.roll(embed(model, features, tower_ids), 1, axis=0)  # type: ignore[arg-type]
+def shifted_embeddings(model: Path, content: Content, tower_ids: np.ndarray) -> Embedded:
+    made = embed(model, content, tower_ids)
+    return replace(made, table=np.roll(made.table, 1, axis=0))
 
 
 PLACES = {"embed": command.write_files.__globals__, "quantize": vars(scorers)}

@@ -212,8 +212,13 @@ def test_a_table_that_the_tower_did_not_make_is_refused(
     bundles: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The planted defect: the embeddings of other products."""
-    real: Callable[..., Any] = refreshing._embeddings
-    monkeypatch.setattr(refreshing, "_embeddings", lambda *a: np.roll(real(*a), 1, axis=0))
+    real: Callable[..., Any] = refreshing._embedded
+
+    def shifted(*given: Any) -> Any:
+        origins, table = real(*given)
+        return origins, np.roll(table, 1, axis=0)
+
+    monkeypatch.setattr(refreshing, "_embedded", shifted)
     with pytest.raises(refreshing.BadRefresh, match="item tower differs from the table"):
         refreshed(bundles, products())
 

@@ -13,6 +13,7 @@ from train.refit import without_id
 from train.towers import Towers
 
 NEAREST = 20  # of what has a history, and as many of what has none: what ContentKNN has by default
+MOST_PAIRS = 10**9  # of products that are compared: half a minute
 MOST_HEIRS = 64  # of one product: a request looks at so many for each product that the visitor met
 
 Rows = NDArray[np.int64]
@@ -27,7 +28,8 @@ def find_alike(features: ItemFeatures, new: NDArray[np.bool_], showable: int | N
     """What each `new` product [N] inherits from, among all N: the nearest in content by cosine.
 
     Of the new ones only those among the first `showable` rows inherit. What has no content, or none in common
-    with any other, has no like.
+    with any other, has no like. Where comparing takes too long (MOST_PAIRS), new ones inherit from known ones
+    alone, or nobody does.
     """
     heirs = np.flatnonzero(new[:showable])
     if not len(heirs):
@@ -35,10 +37,14 @@ def find_alike(features: ItemFeatures, new: NDArray[np.bool_], showable: int | N
     content = content_matrix(features)
     heir, giver, likeness = [], [], []
     for among in (np.flatnonzero(~new), np.flatnonzero(new)):
+        if len(heirs) * len(among) > MOST_PAIRS:
+            break
         near = nearest_rows(content[heirs], content[among], NEAREST + 1).tocoo()  # itself may be one
         heir.append(heirs[near.row])
         giver.append(among[near.col])
         likeness.append(near.data.astype(np.float16))
+    if not heir:
+        return _by_giver(heirs[:0], heirs[:0], np.zeros(0, np.float16), len(new))
     pairs = np.concatenate(heir), np.concatenate(giver), np.concatenate(likeness)
     apart = (pairs[0] != pairs[1]) & (pairs[2] > 0)
     return _by_giver(pairs[0][apart], pairs[1][apart], pairs[2][apart], len(new))

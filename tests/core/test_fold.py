@@ -70,6 +70,17 @@ def test_a_step_that_gives_nan_is_refused() -> None:
         fold([encoder.empty()], [[event(1)]], encoder)
 
 
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+def test_an_item_whose_vector_is_not_finite_is_refused(number: float) -> None:
+    encoder = toy_encoder()
+    before = encoder.empty()
+    for vector in encoder.items.by_key.values():  # type: ignore[attr-defined]
+        vector[3] = number
+    with pytest.raises(FloatingPointError, match="not finite"):
+        fold([before], [[event(1)]], encoder)
+    assert not before.state.any() and not before.ring  # what was known of the user is as it was
+
+
 def test_rows_and_events_must_pair_up() -> None:
     with pytest.raises(ValueError, match="1 rows, 0 lists"):
         fold([toy_encoder().empty()], [], toy_encoder())

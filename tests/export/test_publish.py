@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import export.__main__ as command
 from export import scorers
@@ -19,7 +20,7 @@ from functions.core.repeats import Repeats
 from functions.core.served import open_bundle
 from functions.core.user_row import Float16
 from tests.bundles import LOG_ONLY, products, shoppers, tiny_checkpoint
-from train.checkpoint import Meta, save
+from train.checkpoint import Meta, load, save
 from train.handover import write_held_out, write_popularity, write_products
 from train.log import Interactions
 from train.split import split
@@ -200,18 +201,49 @@ def test_tags_are_split_however_a_shop_writes_them(tags: object) -> None:
     assert product({"item_id": "i", "tags": tags}).tags == ("new", "organic")
 
 
-def test_a_shop_of_one_product_is_published(tmp_path: Path) -> None:
+@pytest.mark.parametrize("dim", [16, 20])
+def test_a_shop_of_one_product_is_published(tmp_path: Path, dim: int) -> None:
     log = shoppers(1, users=3, length=4)
     log = replace(log, item=np.zeros_like(log.item))
     folder = tmp_path / "checkpoint"
     meta = Meta(("sku-000",), Vocabulary().names(), int(log.time_s.max()), {}, Repeats())
-    save(folder, Towers(Shape(1, 0, 0, dim=16, width=16)), meta)
+    save(folder, Towers(Shape(1, 0, 0, dim=dim, width=16)), meta)
     write_products(folder, products()[:1], log.item_ids)
     write_popularity(folder, log)
     write_held_out(folder, split(log, "leave-one-out"), 0)
     made = publish(folder, tmp_path / "out", None, LOOSE)
     served = open_bundle(tmp_path / "out" / str(made["id"]))
-    assert served.scorer.top(np.ones(16), 10)[0].tolist() == served.popular()[0].tolist() == [0]
+    assert served.scorer.top(np.ones(dim), 10)[0].tolist() == served.popular()[0].tolist() == [0]
+    nothing = served.scorer.mask(np.zeros(1, np.bool_))
+    assert served.scorer.top(np.ones(dim), 10, nothing)[0].tolist() == []
+
+
+def test_a_catalogue_of_no_items_is_refused(
+    copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shape = json.loads((copy / "shape.json").read_text())
+    (copy / "shape.json").write_text(json.dumps(shape | {"items": 0}))
+    (copy / "item_ids.json").write_text("[]")
+    (copy / "catalogue.jsonl").write_text("")
+    assert main(["--checkpoint", str(copy), "--out", str(tmp_path / "out")]) == 1
+    assert "shape.items is 0; expected at least 1" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_products_whose_vectors_are_zero_or_equal_are_published(copy: Path, tmp_path: Path) -> None:
+    """A category without weights and twins: zero vectors score 0, twins are each listed once."""
+    towers, meta = load(copy)
+    lines = [json.loads(line) for line in (copy / "catalogue.jsonl").read_text().splitlines()]
+    with torch.no_grad():
+        for table in (towers.item.ids, towers.item.categories, towers.item.brands, towers.item.prices):
+            table.weight.zero_()
+        towers.item.ids.weight[11:13] = 1.0
+    save(copy, towers, meta)
+    made = publish(copy, tmp_path / "out", None, 1.0)
+    served = open_bundle(tmp_path / "out" / str(made["id"]))
+    rows, scores = served.scorer.top(np.ones(served.manifest.dim), len(lines))
+    assert rows[:2].tolist() == [10, 11] and scores[0] == scores[1] > 0
+    assert not scores[2:].any() and sorted(rows.tolist()) == list(range(served.manifest.showable))
 
 
 def test_an_item_id_that_comes_twice_is_named(

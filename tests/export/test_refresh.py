@@ -171,6 +171,14 @@ def test_a_thousand_new_products_come_in_one_call(bundles: Path, capsys: pytest.
     assert champion(bundles).manifest.showable == 1060
 
 
+def test_an_item_id_that_comes_twice_is_one_product(bundles: Path) -> None:
+    assert refreshed(bundles, [LAMP, *products(), LAMP, products()[0]])["new"] == 1
+    after = champion(bundles)
+    assert (after.manifest.showable, len(after.catalogue)) == (61, 61 + LOG_ONLY)
+    found = after.catalogue.products(range(61 + LOG_ONLY))
+    assert len({product.item_id for product in found}) == 61 + LOG_ONLY
+
+
 def test_two_refreshes_at_once_and_one_of_them_is_told(
     bundles: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

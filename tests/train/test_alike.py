@@ -84,3 +84,14 @@ def test_nothing_new_or_nothing_else(new: np.ndarray) -> None:
     assert len(pairs(catalogue(), new)) == 0 or new.all()
     nothing = item_features([{}] * 60, Vocabulary())
     assert pairs(nothing, new) == {}
+
+
+def test_what_takes_too_long_to_compare_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    features, new = catalogue(), np.arange(60) >= 15  # 45 new, 15 known
+    whole = pairs(features, new)
+    assert {giver < 15 for _, giver in whole} == {True, False}
+    monkeypatch.setattr(module, "MOST_PAIRS", 45 * 15)
+    of_known = {pair: value for pair, value in whole.items() if pair[1] < 15}
+    assert pairs(features, new) == of_known
+    monkeypatch.setattr(module, "MOST_PAIRS", 45 * 15 - 1)
+    assert pairs(features, new) == {}

@@ -13,7 +13,7 @@ from train.refit import without_id
 from train.towers import Towers
 
 NEAREST = 20  # of what has a history, and as many of what has none: what ContentKNN has by default
-MOST_PAIRS = 10**9  # of products that are compared: half a minute
+MOST_PAIRS = 3 * 10**9  # of products that are compared: a minute or two
 MOST_HEIRS = 64  # of one product: a request looks at so many for each product that the visitor met
 
 Rows = NDArray[np.int64]

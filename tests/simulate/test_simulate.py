@@ -10,9 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from local.event_source import Record
 from simulate.__main__ import histories
+from simulate.bucket import Bucket
 from simulate.planted import BUGS, planted
-from simulate.world import FAULTS
+from simulate.stream import Logged
+from simulate.verdict import _judge_quarantine
+from simulate.world import FAULTS, World
 
 ROOT = Path(__file__).parents[2]
 HISTORIES = 10_000
@@ -42,6 +46,18 @@ def test_the_same_seed_is_the_same_history_byte_for_byte() -> None:
     one, other = (simulate("--trace", "7", hash_seed=hash_seed).stdout for hash_seed in ("1", "2"))
     assert one.count("\n") > 10
     assert one == other
+
+
+def test_what_is_wrong_is_said_in_the_same_order_in_every_process() -> None:
+    """Planted: the order was that of a set, and the failing line another in each run of the seed."""
+    world = World(0)
+    lost = {
+        f"quarantine/{n}": Logged("s", Record(str(n), "u", b"", 0.0), None, None, None, True)
+        for n in range(10, 30)
+    }
+    _judge_quarantine(world, Bucket(world), lost)
+    assert len(world.violations) == 20
+    assert world.violations == sorted(world.violations)
 
 
 def test_a_history_that_goes_wrong_is_one_line_and_an_exit_status() -> None:

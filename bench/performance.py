@@ -54,7 +54,8 @@ def page(reports: dict[str, Any]) -> str:
         title, show = SHOWN[name]
         body = show(reports[name]) if name in reports else "Not measured in this run."
         day = f"\nMeasured {reports[name]['measured_on']}.\n" if name in reports else ""
-        parts.append(f"## {title}\n\n{body}\n{day}")
+        note = reports.get(name, {}).get("note", "")  # of who put the reports together
+        parts.append(f"## {title}\n\n{body}\n{day}" + (f"\n{note}\n" if note else ""))
     return "\n".join(parts)
 
 
@@ -123,12 +124,13 @@ def _emulator(report: dict[str, Any]) -> str:
         "`tests/functions/test_runtime_emulator.py`: the built artifact under Lambda's emulator, from",
         "its log lines, wall-clock; the services are emulated on the same machine.",
         "",
-        "| function | init ms | first request, init included, ms | warm ms |",
-        "|---|---|---|---|",
+        "| function | init ms | first request, init included, ms | warm ms | load |",
+        "|---|---|---|---|---|",
     ]
     for name, took in ((name, took) for name, took in report.items() if name != "measured_on"):
         lines.append(
-            f"| {name} | {took['init_ms']:.0f} | {took['first_with_init_ms']:.0f} | {took['warm_ms']:.1f} |"
+            f"| {name} | {took['init_ms']:.0f} | {took['first_with_init_ms']:.0f} "
+            f"| {took['warm_ms']:.1f} | {took['load']:g} |"
         )
     return "\n".join(lines)
 

@@ -148,6 +148,7 @@ def test_a_function_starts_and_answers(name: str, artifact: Path, account: Accou
         assert len(took["duration"]) == 1 + WARM and len(took["init"]) == 1, function.log()[-3000:]
         warm = sorted(took["duration"][1:])[WARM // 2]
         said = {"init_ms": took["init"][0], "first_with_init_ms": took["duration"][0], "warm_ms": warm}
+        said["load"] = round(os.getloadavg()[0], 1)  # of the machine: these are wall times
         print(f"{name}: {said}")
         assert "environment starts" in function.log() or name == "collect"  # with the CPU's flags, once
         assert function.log().count("environment starts") == (name != "collect")

@@ -95,10 +95,12 @@ def _ridge(
     Of a shop's many words few are in its titles, so the equations are mostly few enough to be solved exactly.
     """
     used = np.flatnonzero(content.getnnz(0))
+    fitted = np.zeros((content.shape[1], wanted.shape[1]))
+    if not len(used):  # whatever says something has not been met
+        return fitted
     solver = "cholesky" if min(len(used), len(wanted)) <= SOLVED_AT_ONCE else "sparse_cg"
     model = Ridge(alpha=PENALTY * weights.mean(), solver=solver, max_iter=STEPS, fit_intercept=False)
     model.fit(content[:, used], wanted, weights)
-    fitted = np.zeros((content.shape[1], wanted.shape[1]))
     fitted[used] = model.coef_.T
     return fitted
 

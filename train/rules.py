@@ -13,7 +13,7 @@ from train.options import Options
 from train.towers import Shape
 
 WIDE_UP_TO = 50_000  # items; scanning a larger catalogue costs more than the wider vectors gain
-SAMPLED_ITEM_RATE = 2.0  # where items are sampled: their gradients are mostly noise
+SLOW_ITEM_RATE = 2.0  # beyond, and where items are sampled: their gradients are mostly noise
 MET_AGAIN = 0.01  # share of events up to which nobody is said to do a thing twice
 EVENTS_TO_SEE = 16_000_000  # over all epochs
 LEAST_EPOCHS, MOST_EPOCHS = 8, 60
@@ -69,7 +69,9 @@ def options_for(known: Facts, chosen: Options, epochs: int | None = None) -> Opt
     """
     if epochs is None:
         epochs = min(max(round(EVENTS_TO_SEE / max(known.events, 1)), LEAST_EPOCHS), MOST_EPOCHS)
-    rate, history = chosen.item_rate, "masked" if known.repeats <= MET_AGAIN else "weighed"
-    if not chosen.scores_every(known.items):
-        rate, history = min(rate, SAMPLED_ITEM_RATE), "free"
+    every = chosen.scores_every(known.items)
+    rate = chosen.item_rate if every and known.items <= WIDE_UP_TO else min(chosen.item_rate, SLOW_ITEM_RATE)
+    history = "masked" if known.repeats <= MET_AGAIN else "weighed"
+    if not every:
+        history = "free"
     return replace(chosen, epochs=epochs, item_rate=rate, history=history, horizon_s=known.horizon_s)

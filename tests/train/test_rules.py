@@ -6,7 +6,7 @@ import pytest
 from functions.core.events import IMPRESSION
 from train.log import Interactions
 from train.options import Options
-from train.rules import SAMPLED_ITEM_RATE, WIDE_UP_TO, Facts, facts, options_for, shape_for
+from train.rules import SLOW_ITEM_RATE, WIDE_UP_TO, Facts, facts, options_for, shape_for
 
 MOST = Options.full_softmax_items
 
@@ -17,12 +17,12 @@ def test_dropout_grows_as_histories_shorten() -> None:
     assert 0.1 <= found[0] < found[-1] <= 0.5
 
 
-def test_ids_learn_slowly_where_items_are_sampled() -> None:
-    every, some = (options_for(Facts(items, 10, 1_000), Options()) for items in (MOST, MOST + 1))
-    assert (every.item_rate, some.item_rate) == (Options.item_rate, SAMPLED_ITEM_RATE)
+def test_ids_learn_slowly_where_items_are_many_or_sampled() -> None:
+    small, large = (options_for(Facts(items, 10, 1_000), Options()) for items in (WIDE_UP_TO, WIDE_UP_TO + 1))
+    assert (small.item_rate, large.item_rate) == (Options.item_rate, SLOW_ITEM_RATE)
     assert options_for(Facts(MOST + 1, 10, 1_000), Options(item_rate=1.0)).item_rate == 1.0
     less = options_for(Facts(1_000, 10, 1_000), Options(full_softmax_items=999))
-    assert (less.item_rate, less.history) == (SAMPLED_ITEM_RATE, "free")
+    assert (less.item_rate, less.history) == (SLOW_ITEM_RATE, "free")
 
 
 def test_every_item_is_scored_up_to_a_hundred_thousand_of_them() -> None:

@@ -10,7 +10,7 @@ import pytest
 from functions.core.features import ItemFeatures, Vocabulary
 from tests.train.test_fit import circle
 from train.options import Options
-from train.rules import SAMPLED_ITEM_RATE
+from train.rules import SLOW_ITEM_RATE
 from train.run import Asked, Task, _settings
 from train.settings import changed, read, settings, shown
 from train.split import split
@@ -60,8 +60,8 @@ def test_an_impossible_value_and_an_unknown_name_are_refused() -> None:
     ("assignments", "expected"),
     [
         ([], ("masked", Options.item_rate)),
-        (["full_softmax_items=9"], ("free", SAMPLED_ITEM_RATE)),
-        (["loss=bpr"], ("free", SAMPLED_ITEM_RATE)),
+        (["full_softmax_items=9"], ("free", SLOW_ITEM_RATE)),
+        (["loss=bpr"], ("free", SLOW_ITEM_RATE)),
         (["full_softmax_items=9", "item_rate=7", "history=masked"], ("masked", 7.0)),
     ],
 )

@@ -14,6 +14,8 @@ from train.towers import Shape
 
 WIDE_UP_TO = 50_000  # items; scanning a larger catalogue costs more than the wider vectors gain
 SLOW_ITEM_RATE = 2.0  # beyond, and where items are sampled: their gradients are mostly noise
+EVERY_ITEM_UP_TO = 100_000, 30_000  # with a GPU; without one
+LOGITS_AN_EPOCH = 2 * 10**10  # without one: two minutes of a core, at d = 64
 MET_AGAIN = 0.01  # share of events up to which nobody is said to do a thing twice
 EVENTS_TO_SEE = 16_000_000  # over all epochs
 LEAST_EPOCHS, MOST_EPOCHS = 8, 60
@@ -58,6 +60,15 @@ def shape_for(known: Facts, categories: int = 0, brands: int = 0, content: bool 
         dropout=round(min(max(sparse, 0.1), 0.5), 2),
         id_dropout=0.1 if content else 0.0,
     )
+
+
+def softmax_items_for(known: Facts, gpu: bool) -> int:
+    """Up to how many items the loss scores every one, beyond which a sample.
+
+    A GPU does it for 100,000. Without one only a small log can: it takes 15 times as long as the sample.
+    """
+    with_gpu, without = EVERY_ITEM_UP_TO
+    return with_gpu if gpu else min(max(LOGITS_AN_EPOCH // max(known.events, 1), without), with_gpu)
 
 
 def options_for(known: Facts, chosen: Options, epochs: int | None = None) -> Options:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import torch
 import torch.distributed as dist
 
 from functions.core.features import ItemFeatures, Vocabulary, item_features
@@ -33,7 +34,7 @@ from train.options import Options
 from train.prequential import start_of_test
 from train.refit import is_refitted, refit
 from train.report import Report, choose, measure
-from train.rules import facts, options_for, shape_for
+from train.rules import facts, options_for, shape_for, softmax_items_for
 from train.search import Search, start_anew
 from train.sequences import is_sequences, write_sequences
 from train.settings import changed, read, settings
@@ -169,7 +170,8 @@ def _settings(task: Task, asked: Asked) -> tuple[Shape, Options]:
     )
     given = read(asked.assignments, settings(shape, Options()))
     decided = {name: given[name] for name in DECIDE_THE_LOSS if name in given}
-    options = options_for(known, changed(shape, Options(seed=asked.seed), decided)[1])
+    ruled = Options(seed=asked.seed, full_softmax_items=softmax_items_for(known, torch.cuda.is_available()))
+    options = options_for(known, changed(shape, ruled, decided)[1])
     return changed(shape, options, given)
 
 

@@ -6,7 +6,16 @@ import pytest
 from functions.core.events import IMPRESSION
 from train.log import Interactions
 from train.options import Options
-from train.rules import SLOW_ITEM_RATE, WIDE_UP_TO, Facts, facts, options_for, shape_for
+from train.rules import (
+    LOGITS_AN_EPOCH,
+    SLOW_ITEM_RATE,
+    WIDE_UP_TO,
+    Facts,
+    facts,
+    options_for,
+    shape_for,
+    softmax_items_for,
+)
 
 MOST = Options.full_softmax_items
 
@@ -29,6 +38,15 @@ def test_every_item_is_scored_up_to_a_hundred_thousand_of_them() -> None:
     assert MOST == 100_000
     assert Options().scores_every(MOST) and not Options().scores_every(MOST + 1)
     assert not Options(loss="bpr").scores_every(10)
+
+
+def test_without_a_gpu_a_large_catalogue_is_scored_whole_where_the_log_is_small() -> None:
+    small, large = (Facts(80_000, 1_000, events) for events in (250_000, 250_001))
+    assert small.items * small.events == LOGITS_AN_EPOCH
+    assert softmax_items_for(small, gpu=False) == 80_000 > softmax_items_for(large, gpu=False) > 79_990
+    assert softmax_items_for(large, gpu=True) == softmax_items_for(Facts(9, 1, 1), gpu=False) == MOST
+    assert softmax_items_for(Facts(80_000, 1_000, 10**9), gpu=False) == 30_000
+    assert softmax_items_for(Facts(9, 0, 0), gpu=False) == MOST
 
 
 def test_the_loss_is_said() -> None:

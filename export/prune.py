@@ -77,16 +77,20 @@ def is_rare(
     return rare
 
 
+def rare_behind(rare: NDArray[np.bool_], titled: int) -> tuple[NDArray[np.int64], int]:
+    """The order of rows [N], of which the first `titled` may be shown: on sale, then rare, then the others as
+    they are; and how many are on sale."""
+    may_show = np.arange(len(rare)) < titled
+    order = np.argsort(np.where(may_show, rare, 2), kind="stable")
+    return order, int((may_show & ~rare).sum())
+
+
 def without_rare(source: Source, held: HeldOut, least: float) -> tuple[Source, HeldOut]:
     """The source with rare products behind those on sale, and the held-out users in its rows."""
     showable = source.products.showable
-    rare = is_rare(source.tower_ids, source.popularity, least)
-    rare[showable:] = False
-    if rare[:showable].all():
+    order, left = rare_behind(is_rare(source.tower_ids, source.popularity, least), showable)
+    if not left:
         raise BadPruning(f"--prune-items {least}: all {showable} products have less; expected one to stay")
-    rank = np.where(np.arange(source.items) < showable, rare, 2)
-    order = np.argsort(rank, kind="stable")
-    left = showable - int(rare.sum())
     ids = tuple(source.meta.item_ids[row] for row in order.tolist())
     pruned = replace(
         source,
@@ -94,7 +98,7 @@ def without_rare(source: Source, held: HeldOut, least: float) -> tuple[Source, H
         products=source.products.in_order(order, left),
         tower_ids=source.tower_ids[order],
         popularity=source.popularity[order],
-        pruned={**source.pruned, "items_below": least, "items": int(rare.sum())},
+        pruned={**source.pruned, "items_below": least, "items": showable - left},
     )
     return pruned, held.in_order(order)
 

@@ -22,7 +22,7 @@ from export.embed import CHUNK, Content, embed
 from export.handover import product
 from export.levels import recall
 from export.origins import ORIGINS, Origins, origins, read_origins
-from export.prune import is_rare
+from export.prune import is_rare, rare_behind
 from export.score import require_finite
 from export.scorers import LEAST_RECALL, NBITS, QUERIES, choose, write_scorer
 from export.verify import ULP, units_apart
@@ -126,9 +126,8 @@ def _order(
     if isinstance(rule, Mapping) and "items_below" in rule:
         origin = was[np.maximum(named, 0)]
         rare = is_rare(origin["tower_id"], origin["popularity"], float(rule["items_below"]))
-        pruned[:titled] = (rare & (named >= 0))[:titled]
-    rank = np.where(np.arange(len(named)) < titled, pruned, 2)
-    return np.argsort(rank, kind="stable"), titled - int(pruned.sum())
+        pruned = rare & (named >= 0)
+    return rare_behind(pruned, titled)
 
 
 def _content_of(

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -184,23 +187,28 @@ def test_an_erasure_that_comes_late_is_known_again_too(account: Account) -> None
     assert [r.sequence for r in readable(account, lines)] == [10]
 
 
-def test_a_first_key_forgets_no_erasure_that_came_while_it_was_made(
-    account: Account, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@contextmanager
+def just_before_a_key_is_written(act: Callable[[], object]) -> Iterator[None]:
+    """Have `act` done once, between what is read of a user's entry and the write that follows from it."""
+    dynamodb, due = archive.archiver().keys._dynamodb, [act]
+    real = dynamodb.put_item
+
+    def put(**arguments: Any) -> Any:
+        if due:
+            due.pop()()
+        return real(**arguments)
+
+    with patch.object(dynamodb, "put_item", put):
+        yield
+
+
+def test_a_first_key_forgets_no_erasure_that_came_while_it_was_made(account: Account) -> None:
     """Planted: the place alone was looked at, which an older erasure leaves as it is."""
     table = archive.archiver().keys
     table.shred(key_of("ann"), Position(SHARDS[0], "9"), b"a later.", 0)
-    real = table._dynamodb.put_item
-    turns: list[int] = []
-
-    def meanwhile(**arguments: Any) -> Any:
-        if not turns:
-            turns.append(1)
-            table.shred(key_of("ann"), Position(SHARDS[0], "1"), RECEIPT, 0)
-        return real(**arguments)
-
-    with monkeypatch.context() as planted:
-        planted.setattr(table._dynamodb, "put_item", meanwhile)
+    with just_before_a_key_is_written(
+        lambda: table.shred(key_of("ann"), Position(SHARDS[0], "1"), RECEIPT, 0)
+    ):
         lines = transform(event(10))
     lines += transform(firehose(encode_erasure(key_of("ann"), RECEIPT), 11))
     assert [r.sequence for r in readable(account, lines)] == [10]
@@ -217,59 +225,26 @@ def test_of_many_erasures_the_last_are_known_again_and_the_item_stays_small(acco
     assert len(entry.receipts) == RECEIPTS * RECEIPT_BYTES
 
 
-def test_an_erasure_and_a_batch_that_makes_a_key_at_once_both_have_their_way(
-    account: Account, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_erasure_and_a_batch_that_makes_a_key_at_once_both_have_their_way(account: Account) -> None:
     """The erasure read the entry before there was a key; whoever is told has no line that can be read."""
-    table = archive.archiver().keys
-    real = table._dynamodb.put_item
     lines: list[bytes | None] = []
-
-    def meanwhile(**arguments: Any) -> Any:
-        if not lines:
-            lines.append(None)
-            lines.extend(transform(event(1)))
-        return real(**arguments)
-
-    with monkeypatch.context() as planted:
-        planted.setattr(table._dynamodb, "put_item", meanwhile)
-        table.shred(key_of("ann"), Position(SHARDS[0], "2"), RECEIPT, 0)
-    assert readable(account, lines) == [] and secrets(account) == {}
+    with just_before_a_key_is_written(lambda: lines.extend(transform(event(1)))):
+        archive.archiver().keys.shred(key_of("ann"), Position(SHARDS[0], "2"), RECEIPT, 0)
+    assert len(lines) == 1 and readable(account, lines) == [] and secrets(account) == {}
 
 
-def test_an_erasure_between_reading_and_making_a_key_wins(
-    account: Account, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_erasure_between_reading_and_making_a_key_wins(account: Account) -> None:
     table = archive.archiver().keys
-    real = table._dynamodb.put_item
-    turns: list[int] = []
-
-    def meanwhile(**arguments: Any) -> Any:
-        if not turns:
-            turns.append(1)
-            table.shred(key_of("ann"), Position(SHARDS[0], "7"), RECEIPT, 0)
-        return real(**arguments)
-
-    monkeypatch.setattr(table._dynamodb, "put_item", meanwhile)
-    assert transform(event(6)) == [None]
+    with just_before_a_key_is_written(
+        lambda: table.shred(key_of("ann"), Position(SHARDS[0], "7"), RECEIPT, 0)
+    ):
+        assert transform(event(6)) == [None]
     assert secrets(account) == {}
 
 
-def test_two_batches_that_make_a_first_key_at_once_make_one(
-    account: Account, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    table = archive.archiver().keys
-    real = table._dynamodb.put_item
+def test_two_batches_that_make_a_first_key_at_once_make_one(account: Account) -> None:
     lines: list[bytes | None] = []
-
-    def meanwhile(**arguments: Any) -> Any:
-        if not lines:
-            lines.append(None)
-            lines.extend(transform(event(1)))
-        return real(**arguments)
-
-    with monkeypatch.context() as planted:
-        planted.setattr(table._dynamodb, "put_item", meanwhile)
+    with just_before_a_key_is_written(lambda: lines.extend(transform(event(1)))):
         lines += transform(event(2))
     assert len(secrets(account)) == 1 and len(readable(account, lines)) == 2
 

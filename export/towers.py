@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import warnings
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import onnx
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from functions.core.features import TEXT_SLOTS
@@ -32,6 +34,35 @@ class _Step(nn.Module):
         return self.tower.step(state, item, kind, gap, value)
 
 
+class _HalfTable(nn.Module):
+    """An embedding table that is kept in float16 and read as float32."""
+
+    def __init__(self, table: nn.Embedding) -> None:
+        super().__init__()
+        self.weight = nn.Buffer(table.weight.detach().half())
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return F.embedding(rows, self.weight).float()
+
+
+def with_rounded_tables(tower: ItemTower) -> ItemTower:
+    """The tower that the file has, for torch: a copy whose tables hold float16 values."""
+    rounded = copy.deepcopy(tower)
+    for table in rounded.children():
+        if isinstance(table, nn.Embedding):
+            table.weight.data = table.weight.data.half().float()
+    return rounded
+
+
+def _with_half_tables(tower: ItemTower) -> ItemTower:
+    """A copy whose tables are half as large: nearly all of the file is tables, and a cold start hashes it."""
+    halved = copy.deepcopy(tower)
+    for name, table in tower.named_children():
+        if isinstance(table, nn.Embedding):
+            setattr(halved, name, _HalfTable(table))
+    return halved
+
+
 def export_user_tower(towers: Towers, path: Path) -> None:
     """Write the step: state [B, S], item [B, d] float16, kind, gap, value [B] → state_out, vector float16."""
     shape = towers.shape
@@ -46,14 +77,14 @@ def export_user_tower(towers: Towers, path: Path) -> None:
 def export_item_tower(towers: Towers, path: Path) -> None:
     """Write item_id, category, brand, price [B], text [B, 32] int64 → item_embedding [B, d] float32.
 
-    The input vectors [B, V] float32 is there only where the shape has vectors.
+    The input vectors [B, V] float32 is there only where the shape has vectors. The tables are in float16, as
+    the embeddings that come of them are kept.
     """
     inputs = _example_codes("item_id", "category", "brand", "price")
     inputs["text"] = torch.zeros(EXAMPLES, TEXT_SLOTS, dtype=torch.int64)
     if towers.shape.vectors:
         inputs["vectors"] = torch.zeros(EXAMPLES, towers.shape.vectors)
-    tower: ItemTower = towers.item
-    _export(tower, inputs, ["item_embedding"], path, ITEM_TOWER)
+    _export(_with_half_tables(towers.item), inputs, ["item_embedding"], path, ITEM_TOWER)
 
 
 def _example_codes(*names: str) -> dict[str, Tensor]:

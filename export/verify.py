@@ -28,6 +28,7 @@ from export.levels import (
     recall,
 )
 from export.scorers import CHOSEN_FROM, ROUNDS, microseconds
+from export.towers import with_rounded_tables
 from functions.core.features import GAP_BUCKETS, VALUE_BUCKETS
 from functions.core.fold import Step, in_space
 from functions.core.served import CANDIDATES, ServedBundle
@@ -95,7 +96,7 @@ def prove(published: Stage, embeddings: Float16, max_loss: float, before: Sequen
     proof = Proof(max_loss)
     source, served = published.source, published.served
     torch_items = embed_by_torch(source.towers.item, source.products.content, source.tower_ids)
-    _towers_agree(proof, source, served, embeddings, torch_items)
+    _towers_agree(proof, source, served, embeddings)
     by_torch, by_onnx = _torch_rows(published, torch_items), _onnx_rows(published)
     _vectors_agree(proof, by_torch, by_onnx)
     shown = embeddings[: served.manifest.showable]
@@ -140,10 +141,9 @@ def _as_trained(stage: Stage) -> _View:
     return _View(stage, level, _torch_rows(stage, items), stage.served.items.table[:showable])
 
 
-def _towers_agree(
-    proof: Proof, source: Source, served: ServedBundle, embeddings: Float16, torch_items: Float16
-) -> None:
-    off = units_apart(torch_items, embeddings)
+def _towers_agree(proof: Proof, source: Source, served: ServedBundle, embeddings: Float16) -> None:
+    exported = with_rounded_tables(source.towers.item)
+    off = units_apart(embed_by_torch(exported, source.products.content, source.tower_ids), embeddings)
     worst = int(off.max(1).argmax())
     _require_close(proof, f"item tower: row {worst}", off)
     inputs = _step_inputs(source)

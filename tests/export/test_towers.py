@@ -9,7 +9,7 @@ import onnx
 import pytest
 import torch
 
-from export.towers import export_item_tower, export_user_tower
+from export.towers import export_item_tower, export_user_tower, with_rounded_tables
 from functions.core.features import GAP_BUCKETS, TEXT_BUCKETS, TEXT_SLOTS, VALUE_BUCKETS, Int64, ItemFeatures
 from functions.core.runtime import OnnxItemTower, OnnxStep
 from functions.core.user_row import Float16
@@ -151,10 +151,20 @@ def test_the_exported_item_tower_is_the_torch_item_tower(towers: Towers, models:
     got = exported(ids, content)
     arrays = (ids, *content.columns().values())
     with torch.no_grad():
-        want = towers.item(*(torch.from_numpy(a) for a in arrays)).numpy()
+        want, as_trained = (
+            tower(*(torch.from_numpy(a) for a in arrays)).numpy()
+            for tower in (with_rounded_tables(towers.item), towers.item)
+        )
     assert np.abs(got - want).max() <= 1e-5
+    assert 0 < np.abs(got - as_trained).max() <= 2**-11 * np.abs(as_trained).max()
     moved = np.abs(exported(ids, replace(content, vectors=np.zeros((size, 6), np.float32))) - got).max(1)
     assert moved[1] == 0 < np.delete(moved, 1).min()
+
+
+def test_the_item_towers_tables_are_in_half_precision(models: Path) -> None:
+    weights = {w.name: w.data_type for w in onnx.load(models / "item_tower.onnx").graph.initializer}
+    tables = ("ids", "categories", "brands", "prices", "texts")
+    assert {weights[f"{name}.weight"] for name in tables} == {onnx.TensorProto.FLOAT16}
 
 
 def test_without_vectors_the_item_tower_has_no_input_for_them(tmp_path: Path) -> None:

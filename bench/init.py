@@ -4,13 +4,15 @@ Each start is a fresh Python 3.12 that has the artifact alone on its path, in tu
 cache, the bundle is on the disk. Ours is the whole of `functions.score` as Lambda starts it: clients made,
 secret, pointer and row read from a server on the loopback, every file of the bundle that a function reads
 verified, golden vectors checked, five personal banners answered. The empty handler imports boto3 and returns.
-Counted are CPU milliseconds of the process, all its threads'; wall-clock beside them.
+Counted are CPU milliseconds of the process, all its threads'; wall-clock beside them. Each process ends by
+os._exit when it has answered: Lambda ends none, so what freeing costs is no part of a start.
 """
 
 from __future__ import annotations
 
 import argparse
 import base64
+import importlib.util
 import json
 import os
 import resource
@@ -33,13 +35,14 @@ import numpy as np
 from bench.shop import ENVIRONMENT, PSEUDONYM, Account, make_bundle
 from bench.warm import credential, http_event
 from functions.aws.rows import to_item
-from functions.core.bundle import REPORT
+from functions.core.bundle import MANIFEST, REPORT
 from functions.core.events import Event, user_key
 from functions.core.fold import fold
 from functions.core.served import open_bundle
 
 ROUNDS = 15
 TARGET = 2.0  # times the empty handler
+BOTO3 = ("boto3", "botocore", "s3transfer", "jmespath", "dateutil", "six", "urllib3")
 EMPTY, OURS = "an empty handler that imports boto3", "score: import, bundle open, first answer"
 CODE = {
     EMPTY: "import boto3\ndef handler(event, context):\n    return {}\nhandler({}, None)",
@@ -51,9 +54,10 @@ CODE = {
         "assert (answer['statusCode'], said['tier'], len(said['banners'])) == (200, 'personal', 5), answer"
     ),
     "of it, Python alone": "",
-    "of it, importing botocore": "import botocore.session",
-    "of it, importing numpy": "import numpy",
-    "of it, importing numpy and ONNX Runtime": "import numpy, onnxruntime",
+    "of it, Powertools' Logger and metrics": "import functions.aws.telemetry",
+    "of it, clients: signatures, HTTP, TLS": "import functions.aws.clients",
+    "of it, numpy": "import functions.aws.blas, numpy",
+    "of it, numpy and ONNX Runtime": "import functions.aws.blas, numpy, onnxruntime",
     "of it, importing functions.score": "import functions.score",
 }
 
@@ -70,10 +74,12 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     bundles = fetched(options.folder / f"init-{options.items}", options.items)
     with stand_in(bundles) as environment:
-        spent = measure(options.python, options.artifact.resolve(), environment, options.rounds)
+        path = [options.artifact.resolve(), boto3_folder(options.folder.resolve() / "boto3", options.python)]
+        spent = measure(options.python, path, environment, options.rounds)
     median = {name: np.median(times, 0).round(1).tolist() for name, times in spent.items()}
     report = {
         "items": options.items,
+        **described(bundles),
         "rounds": options.rounds,
         "artifact_mb": round(_bytes(options.artifact) / 1e6, 1),
         "milliseconds": {name: {"cpu": cpu, "wall": wall} for name, (cpu, wall) in median.items()},
@@ -83,6 +89,14 @@ def main(arguments: list[str]) -> int:
     if options.json:
         options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return 0
+
+
+def described(bundles: Path) -> dict[str, Any]:
+    """What a start reads: the width of the embeddings, and the files that it verifies."""
+    champion = json.loads((bundles / "pointer.json").read_text())["champion"]
+    manifest = json.loads((bundles / champion / MANIFEST).read_text())
+    sizes = {name: round(stated["bytes"] / 1e6, 1) for name, stated in manifest["files"].items()}
+    return {"dim": manifest["dim"], "files_mb": {name: size for name, size in sizes.items() if size >= 0.1}}
 
 
 def fetched(folder: Path, items: int) -> Path:
@@ -164,19 +178,37 @@ class _Answers(BaseHTTPRequestHandler):
         """Nothing."""
 
 
+def boto3_folder(folder: Path, python: str) -> Path:
+    """boto3 and what it needs, compiled as the artifact is: Lambda's runtime has it, the artifact has not."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for name in BOTO3:
+        (found,) = filter(None, [importlib.util.find_spec(name)])
+        source = Path(str(found.origin))
+        if source.name == "__init__.py":
+            shutil.copytree(
+                source.parent, folder / name, ignore=shutil.ignore_patterns("__pycache__", "examples")
+            )
+        else:
+            shutil.copy(source, folder)
+    compiled = [python, "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", str(folder)]
+    subprocess.run(compiled, check=True)
+    return folder
+
+
 def measure(
-    python: str, artifact: Path, environment: dict[str, str], rounds: int
+    python: str, path: list[Path], environment: dict[str, str], rounds: int
 ) -> dict[str, list[tuple[float, float]]]:
     """CPU and wall milliseconds of so many starts of each kind, after one that does not count."""
     spent: dict[str, list[tuple[float, float]]] = {name: [] for name in CODE}
-    path = "import sys; sys.path.insert(0, sys.argv[1])\n"
+    begin, end = "import sys; sys.path[:0] = sys.argv[1:]\n", "\nimport os; os._exit(0)"
     for turn in range(rounds + 1):
         for name, code in CODE.items():
             alone = {} if name == OURS else {"AWS_LAMBDA_INITIALIZATION_TYPE": ""}
             given = {key: value for key, value in (environment | alone).items() if value}
             before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
             subprocess.run(
-                [python, "-I", "-S", "-c", path + code, str(artifact)],
+                [python, "-I", "-S", "-c", begin + code + end, *map(str, path)],
                 check=True,
                 env=given,
                 stdout=subprocess.DEVNULL,
@@ -202,6 +234,8 @@ def as_table(report: dict[str, Any]) -> str:
     wall = took[OURS]["wall"] / took[EMPTY]["wall"]
     lines += ["", f"{times:.2f} times the empty handler (wall: {wall:.2f}); at most {report['target']:g}"]
     lines[-1] += f" was the aim: {met}. {report['rounds']} starts of each, {report['items']:,} products."
+    sizes = ", ".join(f"{name} {size:g}" for name, size in report["files_mb"].items())
+    lines += [f"d = {report['dim']}; the bundle's files of .1 MB and more, MB: {sizes}."]
     lines += [f"The artifact is {report['artifact_mb']} MB unzipped, of 150 at most."]
     return "\n".join(lines)
 

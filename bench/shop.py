@@ -93,13 +93,13 @@ def _log(items: int, rng: np.random.Generator) -> Interactions:
 
 
 class Account:
-    """Stands in for botocore's session: every client is this object, every answer is at hand."""
+    """Stands in for the clients' session: every client is this object, every answer is at hand."""
 
     def __init__(self, bundles: Path) -> None:
         self.rows: dict[str, dict[str, Any]] = {}
         self._bundles = bundles
 
-    def create_client(self, service: str, config: object = None) -> Account:
+    def create_client(self, service: str, limits: object = None) -> Account:
         """Itself, for any service."""
         return self
 

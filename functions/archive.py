@@ -37,7 +37,7 @@ class Archiver:
 
     @classmethod
     def of(cls, settings: Settings) -> Archiver:
-        """With clients of the account that boto3's environment names; raises InvalidSettings."""
+        """With clients of the account that the environment names; raises InvalidSettings."""
         if not settings.keys:
             raise InvalidSettings("VITRINE_KEYS is not set; expected the name of a table")
         return cls(KeyTable(keys_client(), settings.keys, os.urandom))

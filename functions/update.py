@@ -77,7 +77,7 @@ class Updater:
 
     @classmethod
     def of(cls, settings: Settings) -> Updater:
-        """With clients of the account that boto3's environment names."""
+        """With clients of the account that the environment names."""
         s3 = bundle_client()
         return cls(
             Rows(patient_client(), settings.table),

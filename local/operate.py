@@ -92,8 +92,21 @@ def _told(act: Callable[[], int]) -> int:
 
 
 def _enter(options: argparse.Namespace) -> None:
-    if not options.aws:
+    if options.aws:
+        name_credentials()
+    else:
         enter_account(options.logs / "account.json")
+
+
+def name_credentials() -> None:
+    """Say in the environment, where alone functions look, whom boto3 takes us for: a profile, a role, …"""
+    session = boto3.session.Session()
+    if (found := session.get_credentials()) is not None:
+        access_key, secret_key, token, *_ = found.get_frozen_credentials()
+        os.environ |= {"AWS_ACCESS_KEY_ID": access_key, "AWS_SECRET_ACCESS_KEY": secret_key}
+        os.environ["AWS_SESSION_TOKEN"] = token or ""
+    if session.region_name:
+        os.environ["AWS_DEFAULT_REGION"] = session.region_name
 
 
 def _replay(options: argparse.Namespace) -> int:

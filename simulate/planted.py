@@ -15,7 +15,8 @@ import numpy as np
 
 from functions import archive, collect, me, update
 from functions.aws import rows
-from functions.aws.clients import Failure, unavailable
+from functions.aws.clients import unavailable
+from functions.aws.errors import Failure
 from functions.aws.keys import Entry, KeyTable, place
 from functions.aws.quarantine import Quarantine
 from functions.aws.rows import Fetched, Rows, to_item

@@ -11,8 +11,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from botocore.exceptions import ClientError, ConnectionClosedError, ReadTimeoutError
-
+from functions.aws.errors import Closed, Refused, TimedOut
 from simulate.reference import LIFETIME_S, TOMBSTONE_S, marks_of
 from simulate.world import CALL_FAULTS, READ_FAULTS, WRITE_FAULTS, World
 
@@ -27,20 +26,17 @@ SLOW_S = 9.0
 Item = dict[str, dict[str, Any]]
 
 
-def refused(code: str, operation: str) -> ClientError:
+def refused(code: str, operation: str) -> Refused:
     """The service's own answer that it does not do it."""
-    error = {"Code": code, "Message": "simulated"}
-    return ClientError({"Error": error, "ResponseMetadata": {"HTTPStatusCode": 400}}, operation)
+    return Refused(code, 400, f"{operation}, simulated")
 
 
 def unanswered(world: World) -> Exception:
     """No answer came, and nobody knows whether it was done."""
     if world.rng.random() < 0.5:
-        closed: Exception = ConnectionClosedError(endpoint_url="simulated")
-        return closed
+        return Closed("simulated")
     world.now_s += 2.0
-    late: Exception = ReadTimeoutError(endpoint_url="simulated")
-    return late
+    return TimedOut("simulated")
 
 
 class Table:
@@ -245,7 +241,7 @@ def _expected_version(condition: str | None, values: Mapping[str, Any]) -> int |
 
 def _quietly(write: Callable[[], object]) -> None:
     """What nobody hears the answer of."""
-    with suppress(ClientError):
+    with suppress(Refused):
         write()
 
 

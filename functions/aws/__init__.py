@@ -1,1 +1,1 @@
-"""AWS as the functions see it: the only code here that knows boto3 or powertools."""
+"""AWS as the functions see it: the only code here that knows its services or powertools."""

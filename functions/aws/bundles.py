@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from botocore.exceptions import HTTPClientError, IncompleteReadError
-
-from functions.aws.clients import Failure, client, error_code, unavailable
+import functions.aws.blas  # noqa: F401  # before what draws in numpy
+from functions.aws.clients import client, error_code, unavailable
+from functions.aws.errors import Failure
 from functions.aws.telemetry import logger
 from functions.core.bundle import MANIFEST, MAX_MANIFEST_BYTES, bundle_id, parse_manifest
 from functions.core.engine import cpu
@@ -26,12 +26,11 @@ REFRESH_S = 30.0
 REFUSED_S = 300.0  # a bundle that was refused is not fetched again for so long
 CHUNK = 2**20
 SPARE_BYTES = 16 * 2**20  # of /tmp, left free
-READ_ERRORS = (HTTPClientError, IncompleteReadError)
 
 
 def bundle_client() -> Any:
     """For files of up to some hundred MB, read in pieces."""
-    return client("s3", connect_s=1.0, read_s=3.0, attempts=3, s3={"addressing_style": "path"})
+    return client("s3", connect_s=1.0, read_s=3.0, attempts=3)
 
 
 @dataclass(frozen=True)
@@ -196,13 +195,13 @@ class Bundles:
                     out.write(chunk)
                     if out.tell() > size:
                         raise CorruptBundle(f"{key}: more than the {size} bytes of the manifest")
-        except (*Failure, *READ_ERRORS) as error:
+        except Failure as error:
             raise self._failure(error, key) from error
 
     def _read(self, key: str, most: int) -> bytes:
         try:
             data: bytes = self._s3.get_object(Bucket=self._bucket, Key=key)["Body"].read(most + 1)
-        except (*Failure, *READ_ERRORS) as error:
+        except Failure as error:
             raise self._failure(error, key) from error
         if len(data) > most:
             raise CorruptBundle(f"{key}: more than {most} bytes")

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from functions.aws.clients import Failure, client, error_code, unavailable
+from functions.aws.clients import client, error_code, unavailable
+from functions.aws.errors import Failure
 from functions.aws.log import Position
 from functions.aws.rows import TOMBSTONE_S
 from functions.core.archived import KEY_BYTES, NAME_BYTES, DataKey

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from functions.aws.clients import Failure, client, unavailable
+from functions.aws.clients import client, unavailable
+from functions.aws.errors import Failure
 
 
 class Position(NamedTuple):

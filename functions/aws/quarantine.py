@@ -6,7 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from functions.aws.clients import Failure, unavailable
+from functions.aws.clients import unavailable
+from functions.aws.errors import Failure
 
 
 class Quarantine:

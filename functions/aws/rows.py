@@ -7,9 +7,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from botocore.exceptions import ConnectionClosedError, HTTPClientError
-
-from functions.aws.clients import Failure, client, error_code, unavailable
+from functions.aws.clients import client, error_code, unavailable
+from functions.aws.errors import Failure, NoAnswer, TimedOut
 from functions.core.erasure import is_tombstone
 from functions.core.errors import CorruptRow, VersionConflict
 from functions.core.user_row import UserRow, decode, encode
@@ -92,10 +91,9 @@ class Rows:
         wanted = {"TableName": self._table, "Key": {"pk": {"S": key}}, "ConsistentRead": True}
         try:
             return self._dynamodb.get_item(**wanted)
-        except (ConnectionClosedError, HTTPClientError) as error:
-            # a connection kept while the environment was frozen is dead; a timeout is not tried again
-            if isinstance(error, TimeoutError) or "imeout" in type(error).__name__:
-                raise
+        except TimedOut:  # there is no time to try it again
+            raise
+        except NoAnswer:  # the client of a request tries once, and an answer that was cut short came fast
             return self._dynamodb.get_item(**wanted)
 
     def _get_batch(self, keys: list[str], fetched: Fetched, in_time: Callable[[], bool]) -> None:

@@ -11,7 +11,8 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from functions.aws.clients import Failure, client, unavailable
+from functions.aws.clients import client, unavailable
+from functions.aws.errors import Failure
 from functions.aws.telemetry import logger
 from functions.core.errors import InvalidSettings, Unavailable, VitrineError
 from functions.core.tokens import MIN_SECRET_BYTES, Keys
@@ -73,6 +74,6 @@ class Secret:
     def _read(self) -> ShopSecret:
         try:
             text = self._secrets_manager.get_secret_value(SecretId=self._name)["SecretString"]
-        except (*Failure, KeyError) as error:
+        except (Failure, KeyError) as error:
             raise unavailable(error, f"secret {self._name}") from error
         return parse_secret(text)

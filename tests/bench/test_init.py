@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.init import CODE, EMPTY, OURS, as_table, fetched, measure, stand_in
+from bench.init import CODE, EMPTY, OURS, as_table, boto3_folder, described, fetched, measure, stand_in
 from tests.functions.test_artifact import artifact, python312
 
 __all__ = ["artifact"]  # the fixture
@@ -24,14 +24,16 @@ def test_a_start_is_the_whole_handler(artifact: Path, tmp_path: Path) -> None:
     there = {path.name for path in (bundles / champion).iterdir()}
     assert "report" not in there and "alike.bin" in there
     with stand_in(bundles) as environment:
-        spent = measure(python, artifact, environment, 1)
+        path = [artifact, boto3_folder(tmp_path / "boto3", python)]
+        spent = measure(python, path, environment, 1)
         (bundles / champion / "scales.f32").write_bytes(b"")  # planted: no bundle
         with pytest.raises(subprocess.CalledProcessError):
-            measure(python, artifact, environment, 1)
+            measure(python, path, environment, 1)
     assert set(spent) == set(CODE) and spent[OURS][0][0] > spent[EMPTY][0][0] > 0
     medians = {name: dict(zip(("cpu", "wall"), times[0], strict=True)) for name, times in spent.items()}
     report = {
         "items": 2_000,
+        **described(bundles),
         "rounds": 1,
         "load": 1.0,
         "artifact_mb": 1.0,
@@ -39,4 +41,5 @@ def test_a_start_is_the_whole_handler(artifact: Path, tmp_path: Path) -> None:
         "milliseconds": medians,
     }
     assert "**not met**" in as_table(report)
+    assert f"d = {report['dim']}; " in as_table(report) and "embeddings.f16 " in as_table(report)
     assert "**not met**" not in as_table(report | {"target": 1000.0})

@@ -37,6 +37,7 @@ def test_the_page_has_every_section_and_says_what_missed(tmp_path: Path) -> None
         "open": {"items": 9, "dim": 64, "targets": {"open_s": 1.5}, "met": {"open_s": False}, "load": 1.0}
         | {"open_s": 1.75, "open_cpu_s": 0.6, "verify_s": 0.3, "first_answer_s": 0.01},
         "init": {"items": 9, "rounds": 3, "artifact_mb": 99.5, "target": 2.0}
+        | {"dim": 64, "files_mb": {"embeddings.f16": 12.8}}
         | {"milliseconds": {EMPTY: {"cpu": 100.0, "wall": 110.0}, OURS: {"cpu": 230.0, "wall": 250.0}}},
         "emulator": {"score": {"init_ms": 546.0, "first_with_init_ms": 753.0, "warm_ms": 6.2, "load": 0.5}},
         "cost": cost(HANDLER),

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from botocore.exceptions import ClientError, ConnectionClosedError, ReadTimeoutError
 
 from functions import collect
+from functions.aws.errors import Closed, Refused, TimedOut
 from functions.aws.log import Log
 from functions.core.user_row import event_hash
 from tests.functions.account import Account, Context, behaviour, credential, http, key_of, stream_record
@@ -34,12 +34,12 @@ class Kinesis:
         kind = self._rng.random() / self.trouble if self.trouble else 1.0
         if kind < 0.4:
             code = self._rng.choice(("ProvisionedThroughputExceededException", "InternalFailure"))
-            raise ClientError({"Error": {"Code": code, "Message": "no"}}, "PutRecord")
+            raise Refused(code, 400)
         if kind < 0.7:
-            raise ConnectionClosedError(endpoint_url="log")
+            raise Closed("log")
         self.records.append(json.loads(put["Data"])["event"])
         if kind < 1.0:
-            raise ReadTimeoutError(endpoint_url="log")
+            raise TimedOut("log")
         return {"ShardId": "shardId-000000000000", "SequenceNumber": str(len(self.records))}
 
 

@@ -1,3 +1,3 @@
-from tests.functions.conftest import account, fresh
+from tests.functions.conftest import account, cloud, fresh
 
-__all__ = ["account", "fresh"]
+__all__ = ["account", "cloud", "fresh"]

@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from botocore.exceptions import ClientError
 
 from functions.aws.bundles import REFUSED_S, Bundles
+from functions.aws.errors import Refused
 from functions.core.bundle import FILES, bundle_id, parse_manifest
 from tests.functions.account import STORED
 
@@ -45,7 +45,7 @@ class Bucket:
 
     def get_object(self, Bucket: str, Key: str, Range: str = "bytes=0-") -> dict[str, Any]:
         if Key not in self.objects:
-            raise ClientError({"Error": {"Code": "NoSuchKey"}}, "GetObject")
+            raise Refused("NoSuchKey", 404)
         return {"Body": Body(self.objects[Key][int(Range[6:-1]) :])}
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from functions.aws.bundles import REFUSED_S, Bundles
+from functions.aws.bundles import REFUSED_S, Bundles, bundle_client
 from functions.core.bundle import bundle_id
 from tests.functions.account import BUCKET, STORED, Account, copy_bundles
 
@@ -44,7 +44,7 @@ def variant(folder: Path) -> tuple[Path, str]:
 @pytest.fixture
 def bundles(account: Account, tmp_path: Path) -> Bundles:
     """A reader that has opened the champion, on a clock of its own."""
-    reader = Bundles(account.s3, BUCKET, tmp_path / "tmp", Clock())
+    reader = Bundles(bundle_client(), BUCKET, tmp_path / "tmp", Clock())
     assert reader.refresh()
     return reader
 
@@ -112,7 +112,7 @@ def test_one_flipped_bit_in_any_file_is_told_with_both_hashes(
     stated = hashlib.sha256(path.read_bytes()).hexdigest()
     flip(path)
     account.upload(folder)
-    reader = Bundles(account.s3, BUCKET, tmp_path / "tmp", Clock())
+    reader = Bundles(bundle_client(), BUCKET, tmp_path / "tmp", Clock())
     assert not reader.refresh() and reader.current is None
     (told,) = errors(caplog)
     assert name in told and stated in told and hashlib.sha256(path.read_bytes()).hexdigest() in told
@@ -172,7 +172,7 @@ def test_what_lies_in_tmp_is_checked_before_it_is_served(account: Account, tmp_p
     root = tmp_path / "tmp"
     shutil.copytree(STORED / CHAMPION, root / CHAMPION)
     flip(root / CHAMPION / "embeddings.f16")
-    reader = Bundles(account.s3, BUCKET, root, Clock())
+    reader = Bundles(bundle_client(), BUCKET, root, Clock())
     assert reader.refresh() and current(reader) == CHAMPION
     assert (root / CHAMPION / "embeddings.f16").read_bytes() == (
         STORED / CHAMPION / "embeddings.f16"

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from botocore.exceptions import ClientError
 
 from functions import collect, score
+from functions.aws.errors import Refused
 from functions.core.tokens import sign, verify
 from tests.functions.account import KEYS, Account, Context, behaviour, credential, http, key_of
 
@@ -121,8 +121,7 @@ def refuse_from(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     def put(**arguments: Any) -> Any:
         calls.append(1)
         if len(calls) == number:
-            code = {"Code": "ProvisionedThroughputExceededException", "Message": "slow down"}
-            raise ClientError({"Error": code, "ResponseMetadata": {"HTTPStatusCode": 400}}, "PutRecord")
+            raise Refused("ProvisionedThroughputExceededException", 400, "slow down")
         return real(**arguments)
 
     monkeypatch.setattr(client, "put_record", put)

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from botocore.exceptions import ClientError
 
 from functions import collect, me, score, update
+from functions.aws.errors import Refused
 from functions.core import erasure
 from functions.core.records import encode_erasure
 from functions.core.tokens import verify
@@ -235,7 +235,7 @@ def test_when_the_log_does_not_take_it_nothing_is_said_to_be_erased(
     assert deliver(batch(account)) == []
 
     def refuse(**arguments: Any) -> Any:
-        raise ClientError({"Error": {"Code": "ThrottlingException", "Message": "no"}}, "PutRecord")
+        raise Refused("ThrottlingException", 400)
 
     with monkeypatch.context() as planted:
         planted.setattr(me.eraser().log._kinesis, "put_record", refuse)

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from botocore.exceptions import ConnectTimeoutError
 
 from functions import score, update
+from functions.aws.errors import TimedOut
 from functions.core.tokens import Decision, verify
 from tests.functions.account import (
     KEYS,
@@ -109,7 +109,7 @@ def test_a_table_that_is_down_costs_the_personal_tier_alone(
     ask()
 
     def down(**arguments: Any) -> Any:
-        raise ConnectTimeoutError(endpoint_url="table")
+        raise TimedOut("table")
 
     with monkeypatch.context() as planted:
         planted.setattr(score.scorer().rows._dynamodb, "get_item", down)

@@ -13,6 +13,7 @@ import boto3
 import pytest
 
 from functions import score
+from functions.aws.clients import session
 from functions.core.tokens import Keys, sign
 from tests.functions.account import REGION, SECRET, STORED, Account, Context, credential, http, secret_string
 
@@ -33,6 +34,8 @@ def test_clients_secret_and_pointer_are_fresh_and_the_bundle_is_kept(
     assert ask(credential("ann"))["statusCode"] == 200
     own = score.scorer()
     frozen, bundle, readers = clients(own), own.bundles.current, own.readers
+    frozen_session = session()
+    frozen_pools = {id(client._transport._pool) for client in frozen}  # type: ignore[attr-defined]
     rotated = Keys({"k2": b"2" * 32}, "k2")
     said = json.loads(secret_string()) | {"current": "k2", "keys": {"k2": (b"2" * 32).hex()}}
     boto3.client("secretsmanager", region_name=REGION).put_secret_value(
@@ -42,8 +45,10 @@ def test_clients_secret_and_pointer_are_fresh_and_the_bundle_is_kept(
     own.restored()
     assert score.scorer() is own
     assert not {id(client) for client in frozen} & {id(client) for client in clients(own)}
-    for client in clients(own):
-        assert client._request_signer._credentials.access_key == "after-the-restore"  # type: ignore[attr-defined]
+    transports = [client._transport for client in clients(own)]  # type: ignore[attr-defined]
+    assert {transport._source for transport in transports} == {session().source} != {frozen_session.source}
+    assert session().source.get().access_key == "after-the-restore"
+    assert not {id(transport._pool) for transport in transports} & frozen_pools
     assert own.bundles.current is bundle and own.readers is not readers
     assert ask(credential("ann"))["statusCode"] == 401  # its key was taken away while the snapshot slept
     bearer = "Bearer " + sign({"sub": "ann", "exp": 4_000_000_000}, rotated)

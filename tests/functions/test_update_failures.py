@@ -8,9 +8,9 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from botocore.exceptions import ClientError, ReadTimeoutError
 
 from functions import update
+from functions.aws.errors import Refused, TimedOut
 from tests.functions.account import BUCKET, TABLE, Account, Context, behaviour, key_of, stream_record
 from tests.functions.test_update import SHARDS, deliver, row_of, same
 
@@ -26,9 +26,8 @@ POISON = {
 }
 
 
-def throttle(operation: str) -> ClientError:
-    error = {"Code": "ProvisionedThroughputExceededException", "Message": "too fast"}
-    return ClientError({"Error": error, "ResponseMetadata": {"HTTPStatusCode": 400}}, operation)
+def throttle(operation: str) -> Refused:
+    return Refused("ProvisionedThroughputExceededException", 400, f"{operation}: too fast")
 
 
 def intercept(
@@ -145,7 +144,7 @@ def test_a_write_that_timed_out_and_was_done_is_not_done_again(
 ) -> None:
     def time_out(real: Call, arguments: dict[str, Any]) -> Any:
         real(**arguments)
-        raise ReadTimeoutError(endpoint_url="table")
+        raise TimedOut("table")
 
     update.updater()
     with monkeypatch.context() as planted:
@@ -184,8 +183,7 @@ def test_a_writer_that_is_always_faster_does_not_hold_us_for_ever(
 
     def always_faster(real: Call, arguments: dict[str, Any]) -> Any:
         tried.append(1)
-        code = {"Code": "ConditionalCheckFailedException", "Message": "no"}
-        raise ClientError({"Error": code}, "PutItem")
+        raise Refused("ConditionalCheckFailedException", 400)
 
     update.updater()
     with monkeypatch.context() as planted:

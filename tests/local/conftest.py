@@ -1,5 +1,5 @@
 """What an operator does is tried on the account that the functions' tests use."""
 
-from tests.functions.conftest import account, fresh
+from tests.functions.conftest import account, cloud, fresh
 
-__all__ = ["account", "fresh"]
+__all__ = ["account", "cloud", "fresh"]

@@ -1,0 +1,189 @@
+"""What is read of HTTP is what the standard library's client reads; what is none is no answer."""
+
+from __future__ import annotations
+
+import http.client
+import io
+import socket
+import threading
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from functions.aws.connection import Answer, Connection, Target
+from functions.aws.errors import Closed, NoAnswer
+
+TARGET = Target("127.0.0.1", 80, False)
+
+
+class Wire:
+    """A socket that has all its bytes already."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def makefile(self, mode: str) -> io.BufferedReader:
+        return io.BufferedReader(io.BytesIO(self._data), 16)  # type: ignore[arg-type]
+
+    def sendall(self, data: bytes) -> None:
+        """Gone."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+def asked(data: bytes) -> Answer:
+    connection = Connection.__new__(Connection)
+    connection.target, connection.old = TARGET, False
+    connection._socket = Wire(data)  # type: ignore[assignment]
+    connection._file = connection._socket.makefile("rb")
+    return connection.ask("GET", "/", {})
+
+
+def theirs(data: bytes) -> tuple[int, dict[str, str], bytes]:
+    answer = http.client.HTTPResponse(Wire(data), method="GET")  # type: ignore[arg-type]
+    answer.begin()
+    body = answer.read()
+    return answer.status, {name.lower(): value for name, value in answer.getheaders()}, body
+
+
+def in_chunks(body: bytes, sizes: list[int], trailer: bytes) -> bytes:
+    data, sent = b"", 0
+    for size in sizes:
+        piece = body[sent : sent + size]
+        if piece:
+            data += b"%x%s\r\n%s\r\n" % (len(piece), b";a=b" if size % 2 else b"", piece)
+        sent += len(piece)
+    rest = body[sent:]
+    if rest:
+        data += b"%X\r\n%s\r\n" % (len(rest), rest)
+    return data + b"0\r\n" + trailer + b"\r\n"
+
+
+names = st.from_regex(r"[A-Za-z][A-Za-z0-9-]{0,12}", fullmatch=True).filter(
+    lambda name: name.lower() not in ("content-length", "transfer-encoding", "connection")
+)
+values = st.text(st.characters(min_codepoint=33, max_codepoint=126), max_size=20)
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    status=st.sampled_from([200, 206, 204, 301, 304, 400, 403, 404, 500, 503]),
+    headers=st.dictionaries(names, values, max_size=6),
+    body=st.binary(max_size=400),
+    how=st.sampled_from(["length", "chunks", "close"]),
+    sizes=st.lists(st.integers(1, 90), max_size=6),
+    trailer=st.sampled_from([b"", b"x-sum: 1\r\n"]),
+    go_on=st.booleans(),
+    pieces=st.lists(st.integers(1, 130), min_size=1, max_size=8),
+)
+def test_answers_are_read_as_the_standard_library_reads_them(
+    status: int,
+    headers: dict[str, str],
+    body: bytes,
+    how: str,
+    sizes: list[int],
+    trailer: bytes,
+    go_on: bool,
+    pieces: list[int],
+) -> None:
+    own = {name.lower(): value for name, value in headers.items()}
+    body = b"" if status in (204, 304) else body
+    said = body
+    if how == "length":
+        own["content-length"] = str(len(body))
+    elif how == "chunks" and status not in (204, 304):
+        own["transfer-encoding"] = "chunked"
+        said = in_chunks(body, sizes, trailer)
+    lines = [f"HTTP/1.1 {status} Because", *(f"{name}: {value}" for name, value in own.items())]
+    data = b"HTTP/1.1 100 Continue\r\n\r\n" if go_on else b""
+    data += "\r\n".join(lines).encode() + b"\r\n\r\n" + said
+    answer = asked(data)
+    read = b""
+    while piece := answer.read(pieces[len(read) % len(pieces)]):
+        read += piece
+    assert (answer.status, answer.headers, read) == theirs(data) == (status, own, body)
+    assert answer.over and answer.keeps == (how != "close" or status in (204, 304))
+    assert asked(data).read() == body
+    if how != "close" and body:
+        with pytest.raises(NoAnswer):
+            asked(data[:-1] if how == "length" else data[: -len(trailer) - 3]).read()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"SSH-2.0-OpenSSH\r\n",
+        b"HTTP/1.1 2x0 OK\r\n\r\n",
+        b"HTTP/1.1 2000 OK\r\n\r\n",
+        b"HTTP/2 200\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nno colon\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 5",
+        b"HTTP/1.1 200 OK\r\ncontent-length: -5\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 5, 5\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\ncontent-length: \xb2\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 101 + b"\r\n",
+        b"HTTP/1.1 200 OK\r\na: " + b"b" * 2**16 + b"\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n-5\r\nhello\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n+5\r\nhello\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello!\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\nhello\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n",
+    ],
+)
+def test_what_is_no_answer_is_told(data: bytes) -> None:
+    with pytest.raises(NoAnswer) as told:
+        asked(data).read()
+    assert not isinstance(told.value, Closed)
+
+
+def test_nothing_at_all_is_told_apart() -> None:
+    with pytest.raises(Closed):
+        asked(b"")
+
+
+def test_an_older_server_closes() -> None:
+    answer = asked(b"HTTP/1.0 200 OK\r\ncontent-length: 0\r\n\r\n")
+    assert answer.over and not answer.keeps
+    assert not asked(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nConnection: Close\r\n\r\n").keeps
+
+
+@pytest.mark.parametrize("path, headers", [("/a\r\nb: c", {}), ("/", {"range": "bytes=0-\nx: y"})])
+def test_no_line_can_be_smuggled_in(path: str, headers: dict[str, str]) -> None:
+    connection = Connection.__new__(Connection)
+    connection._socket = Any  # type: ignore[assignment]
+    with pytest.raises(ValueError, match="line break"):
+        connection.ask("GET", path, headers)
+
+
+@pytest.mark.parametrize(
+    "url, target, authority",
+    [
+        ("http://127.0.0.1:5000", ("127.0.0.1", 5000, False), "127.0.0.1:5000"),
+        ("https://S3.eu-west-1.amazonaws.com/", ("s3.eu-west-1.amazonaws.com", 443, True), None),
+        ("https://vpce.example:8443", ("vpce.example", 8443, True), "vpce.example:8443"),
+        ("http://[::1]:80/x", ("::1", 80, False), "[::1]"),
+    ],
+)
+def test_a_url_names_a_server(url: str, target: tuple[str, int, bool], authority: str | None) -> None:
+    assert Target.of(url) == target
+    assert Target.of(url).authority == (authority or target[0])
+
+
+@pytest.mark.parametrize("url", ["", "ftp://host", "localhost:5000", "http://", "http://host:port"])
+def test_what_is_no_url_is_told(url: str) -> None:
+    with pytest.raises(ValueError):
+        Target.of(url)
+
+
+def test_small_packets_are_not_held_back_and_dead_peers_are_noticed() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=listening.accept, daemon=True).start()
+        connection = Connection(Target("127.0.0.1", listening.getsockname()[1], False), 1, 2.5)
+        own = connection._socket
+        assert own.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        assert own.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        assert own.gettimeout() == 2.5
+        connection.close()

@@ -6,6 +6,7 @@ import importlib
 import sys
 
 MEASUREMENTS = {
+    "calls": "bench.calls",
     "cost": "bench.cost",
     "handler": "bench.handler",
     "init": "bench.init",

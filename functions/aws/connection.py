@@ -114,6 +114,8 @@ class Connection:
     @property
     def alive(self) -> bool:
         """Whether nothing has come since the last answer: what would come is the other side's goodbye."""
+        if isinstance(self._socket, ssl.SSLSocket) and self._socket.pending():
+            return False
         poll = select.poll()
         poll.register(self._socket, select.POLLIN)
         return not poll.poll(0)
@@ -124,6 +126,8 @@ class Connection:
         head = "\r\n".join(lines)
         if len(head.splitlines()) != len(lines):
             raise ValueError(f"{method} {path!r}: a line break in a header or in the path")
+        self._file.close()
+        self._file = self._socket.makefile("rb")  # with nothing in it that came after the last answer's end
         try:
             self._socket.sendall(f"{head}\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body)
             first = self._file.readline(MAX_LINE)

@@ -13,7 +13,6 @@ import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -126,7 +125,7 @@ def banners(request: Request) -> Answer:
     body = read_body(*request.body)
     asked = parse_banner_request(body, bundle.slots if bundle else None, int(now_s))
     visitor = own.visitor(key, started_s) if bundle else Visitor(key, reachable=False)
-    said = respond(bundle, asked, replace(visitor, arm=arm), secret, int(now_s))
+    said = respond(bundle, asked, visitor._replace(arm=arm), secret, int(now_s))
     own.tick()
     duration_ms = 1000 * (time.perf_counter() - started_s)
     emit({"Banners": len(said["banners"])}, {"Duration": duration_ms}, {"tier": said["tier"]})
@@ -182,7 +181,7 @@ def respond(
     def signed(claims: Mapping[str, Any]) -> str:
         return sign(claims, secret.keys)
 
-    for who in (visitor, replace(visitor, row=None, reachable=False)):
+    for who in (visitor, visitor._replace(row=None, reachable=False)):
         if bundle is not None:
             try:
                 return answer(bundle, request, who, now_s, signed)

@@ -7,9 +7,8 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import functions.aws.blas  # noqa: F401  # before what draws in numpy
 from functions.aws.clients import client, error_code, unavailable
@@ -33,8 +32,7 @@ def bundle_client() -> Any:
     return client("s3", connect_s=1.0, read_s=3.0, attempts=3)
 
 
-@dataclass(frozen=True)
-class Arms:
+class Arms(NamedTuple):
     """What is in memory at one moment."""
 
     champion: ServedBundle | None

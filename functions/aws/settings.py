@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from functions.core.errors import InvalidSettings
 
 DEADLINE_MS = 40
 
 
-@dataclass(frozen=True)
-class Settings:
+class Settings(NamedTuple):
     """Names of the shop's resources, and the time that a banner request may take in the handler."""
 
     table: str

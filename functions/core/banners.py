@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -35,8 +34,7 @@ HOUSE = Product(item_id="house", title="Discover our shop", price=float("nan"), 
 Sign = Callable[[Mapping[str, Any]], str]
 
 
-@dataclass(frozen=True)
-class Visitor:
+class Visitor(NamedTuple):
     """Who asks, and the row that was read: None for a new user, or where `reachable` says it wasn't read."""
 
     key: str
@@ -45,8 +43,7 @@ class Visitor:
     arm: str = CHAMPION
 
 
-@dataclass(frozen=True)
-class Selection:
+class Selection(NamedTuple):
     """What was chosen in which tier, and the row as it is with the recent events folded ahead."""
 
     tier: str

@@ -9,9 +9,8 @@ import sqlite3
 import threading
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from functions.core.errors import CorruptBundle, VitrineError
 from functions.core.favourites import KIND, item_and_kind
@@ -29,8 +28,7 @@ CREATE TABLE item(
 COLUMNS = "item_id, title, category, brand, price, currency, image_url, url, tags"
 
 
-@dataclass(frozen=True)
-class Product:
+class Product(NamedTuple):
     """What the shop sells under one item id; `price` is in units of `currency` (ISO 4217), nan for none."""
 
     item_id: str

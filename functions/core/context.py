@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -41,8 +41,7 @@ def weekday_code(time_s: ArrayLike) -> Int64:
     return np.asarray(1 + (np.asarray(time_s, np.int64) // 86_400 + 3) % WEEKDAYS)
 
 
-@dataclass(frozen=True)
-class Context:
+class Context(NamedTuple):
     """The table [R, d] float32, and the rows of the names that it knows."""
 
     table: Float32

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,8 +55,7 @@ class Encoder:
         return new_row(self.space, self.state_width, self.dim)
 
 
-@dataclass(frozen=True)
-class Folded:
+class Folded(NamedTuple):
     """What a fold did, in counts: events folded, known already, and of items that nobody knows."""
 
     folded: int
@@ -140,8 +139,7 @@ def _unknown_in_turn(before: Ring, hashes: Sequence[bytes]) -> list[bool]:
     return unknown
 
 
-@dataclass(frozen=True)
-class _Steps:
+class _Steps(NamedTuple):
     """What the encoder is fed, n steps, one user's after the other's."""
 
     spans: Spans  # [U]

@@ -6,7 +6,7 @@ scan takes so long that it matters.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +19,7 @@ from functions.core.selection import Rows, best_rows, buffer
 MORE = 4  # times as many lists are read where those before had too few items
 
 
-@dataclass(frozen=True)
-class Lists:
+class Lists(NamedTuple):
     """rows [M]: the item at each place, list by list; bounds [L + 1]: where lists begin; centroids [L, d]."""
 
     rows: NDArray[np.int32]

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from functions.core.errors import CorruptBundle
 from functions.core.protobuf import BYTES, FIXED32, VARINT, Part, Refused
@@ -88,8 +88,7 @@ TENSOR = {
 ENTRY = {1: ("key", BYTES), 2: ("value", BYTES)}
 
 
-@dataclass(frozen=True)
-class Allowed:
+class Allowed(NamedTuple):
     """What one file may be: bytes at most, operator sets by domain, initializers that are handed over."""
 
     most_bytes: int

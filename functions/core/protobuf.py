@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 FIXED_BYTES = {FIXED64: 8, FIXED32: 4}
@@ -19,8 +19,7 @@ class Refused(Exception):
     """What is not allowed, for the message."""
 
 
-@dataclass(frozen=True)
-class Part:
+class Part(NamedTuple):
     """Bytes start..end of a file, mapped or read; what is not asked for is not looked at."""
 
     data: mmap.mmap | bytes

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +18,7 @@ Rows = NDArray[np.int64]
 Scores = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class Choice:
+class Choice(NamedTuple):
     """One item at one position (from 0); `propensity` is its chance there, given the items above it."""
 
     row: int

@@ -7,8 +7,7 @@ import binascii
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from functions.core.errors import InvalidEvent, InvalidRequest, InvalidToken, TooLarge
 from functions.core.events import Event, parse_event
@@ -31,8 +30,7 @@ SHAPES = {  # optional fields of a banner request: pattern and what it is
 BANNER_FIELDS = ("slot", "k", *SHAPES, "recent_events")
 
 
-@dataclass(frozen=True)
-class BannerRequest:
+class BannerRequest(NamedTuple):
     """A request for k banners in one slot; `recent` are events that the stream may not have brought yet."""
 
     slot: Slot

@@ -9,8 +9,8 @@ import hmac
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 from functions.core.errors import InvalidToken, VitrineError
 
@@ -117,8 +117,7 @@ def _decode(part: str, place: str) -> bytes:
     return data
 
 
-@dataclass(frozen=True)
-class Decision:
+class Decision(NamedTuple):
     """Why one banner was shown: enough to attribute a click, replay the choice and evaluate it off-policy."""
 
     user_key: str
@@ -136,7 +135,7 @@ class Decision:
 
     def to_claims(self) -> dict[str, Any]:
         """Claims for `sign`; without a `sub`, so that a decision never passes for a visitor's credential."""
-        claims = asdict(self)
+        claims = self._asdict()
         claims["exp"] = claims.pop("expires_s")
         return {"kind": DECISION, **claims}
 

@@ -115,7 +115,7 @@ def serve(ready: Connection) -> None:
 
 
 class _Table(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+    protocol_version, disable_nagle_algorithm = "HTTP/1.1", True
 
     def do_POST(self) -> None:
         """DynamoDB's."""

@@ -148,7 +148,7 @@ def stand_in(bundles: Path) -> Iterator[dict[str, str]]:
 class _Answers(BaseHTTPRequestHandler):
     """What a start asks of AWS, from an account."""
 
-    protocol_version = "HTTP/1.1"
+    protocol_version, disable_nagle_algorithm = "HTTP/1.1", True
 
     def __init__(self, account: Account, *given: Any) -> None:
         self._account = account

@@ -106,7 +106,7 @@ def name_credentials() -> None:
         os.environ |= {"AWS_ACCESS_KEY_ID": access_key, "AWS_SECRET_ACCESS_KEY": secret_key}
         os.environ["AWS_SESSION_TOKEN"] = token or ""
     if session.region_name:
-        os.environ["AWS_DEFAULT_REGION"] = session.region_name
+        os.environ |= dict.fromkeys(("AWS_REGION", "AWS_DEFAULT_REGION"), session.region_name)
 
 
 def _replay(options: argparse.Namespace) -> int:

@@ -321,7 +321,7 @@ def _over_version_zero(self: Any, key: str, receipt: bytes, position: Any, now_s
 
 def _bury_in_any_case(self: Any, key: str, receipt: bytes, position: Any, *more: Any) -> bytes:
     """Whether the log has brought the erasure to the row already is not looked at."""
-    return _real_bury(self, key, receipt, replace(position, sequence=str(10**130)), *more)
+    return _real_bury(self, key, receipt, position._replace(sequence=str(10**130)), *more)
 
 
 def _over_a_newer_tombstone(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 from urllib.parse import quote
@@ -28,10 +28,10 @@ class JsonClient:
         self._transport, self._prefix = transport, prefix
         self._content = f"application/x-amz-json-{version}"
 
-    def _call(self, operation: str, request: Json) -> Json:
+    def _call(self, operation: str, request: Json, read: Callable[[Reply], Json] = Reply.json) -> Json:
         headers = {"content-type": self._content, "x-amz-target": f"{self._prefix}.{operation}"}
         body = json.dumps(request, default=_base64).encode()
-        return self._transport.call(Request("POST", "/", headers, body), Reply.json)
+        return self._transport.call(Request("POST", "/", headers, body), read)
 
 
 class DynamoDB(JsonClient):
@@ -42,17 +42,11 @@ class DynamoDB(JsonClient):
 
     def get_item(self, **request: Any) -> Json:
         """One item, where there is one."""
-        answer = self._call("GetItem", request)
-        return answer | {"Item": item(answer["Item"])} if "Item" in answer else answer
+        return self._call("GetItem", request, _one)
 
     def batch_get_item(self, **request: Any) -> Json:
         """Up to 100 items, and the keys of those that must be asked for again."""
-        answer = self._call("BatchGetItem", request)
-        for table, found in answer.get("Responses", {}).items():
-            answer["Responses"][table] = [item(each) for each in found]
-        for left in answer.get("UnprocessedKeys", {}).values():
-            left["Keys"] = [item(key) for key in left["Keys"]]
-        return answer
+        return self._call("BatchGetItem", request, _many)
 
     def put_item(self, **request: Any) -> Json:
         """Write an item, under a condition if one is stated."""
@@ -107,7 +101,8 @@ class Session:
     """What all clients share: credentials, and the services' clock."""
 
     def __init__(self) -> None:
-        self.source, self.clock = Source(), Clock()
+        self.clock = Clock()
+        self.source = Source(clock=self.clock.now_s)
 
     def create_client(self, service: str, limits: Limits) -> Any:
         """A client of a service."""
@@ -123,6 +118,20 @@ def session() -> Session:
 def client(service: str, *, connect_s: float, read_s: float, attempts: int, connections: int = 10) -> Any:
     """A client that gives up after `connect_s` and `read_s` seconds, `attempts` times in all."""
     return session().create_client(service, Limits(connect_s, read_s, attempts, connections))
+
+
+def _one(reply: Reply) -> Json:
+    answer = reply.json()
+    return answer | {"Item": item(answer["Item"])} if "Item" in answer else answer
+
+
+def _many(reply: Reply) -> Json:
+    answer = reply.json()
+    for table, found in answer.get("Responses", {}).items():
+        answer["Responses"][table] = [item(each) for each in found]
+    for left in answer.get("UnprocessedKeys", {}).values():
+        left["Keys"] = [item(key) for key in left["Keys"]]
+    return answer
 
 
 def item(attributes: Mapping[str, Any]) -> Json:

@@ -11,6 +11,7 @@ import select
 import socket
 import ssl
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cache
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -170,7 +171,7 @@ class Connection:
         except OSError as error:
             raise failed(error, self.target.authority) from error
         if line[-1:] != b"\n":
-            raise NoAnswer(f"{self.target.authority}: {line[:100]!r}; expected a whole line")
+            raise NoAnswer(f"{self.target.authority}: {len(line)} bytes; expected a whole line")
         return line
 
     def read(self, size: int) -> bytes:
@@ -189,7 +190,7 @@ class Connection:
         except ValueError:
             size = -1
         if size < 0:
-            raise NoAnswer(f"{self.target.authority}: {line[:100]!r}; expected a chunk's size")
+            raise NoAnswer(f"{self.target.authority}: {len(line)} bytes; expected a chunk's size")
         if not size:
             self._headers()
         return size
@@ -197,7 +198,7 @@ class Connection:
     def chunk_ends(self) -> None:
         """Read the end of a chunk."""
         if (line := self.line()) not in (b"\r\n", b"\n"):
-            raise NoAnswer(f"{self.target.authority}: {line[:100]!r}; expected a chunk's end")
+            raise NoAnswer(f"{self.target.authority}: {len(line)} bytes; expected a chunk's end")
 
     def close(self) -> None:
         """End it."""
@@ -221,8 +222,10 @@ class Pool:
             try:
                 return self._ask(kept, method, path, headers, body)
             except Closed:  # while the environment was frozen; the others most likely too
-                while self._idle:
-                    self._idle.pop().close()
+                self._forget_idle()
+            except TimedOut:  # perhaps dead without a word, and then the others are too
+                self._forget_idle()
+                raise
         return self._ask(Connection(self.target, *self._limits), method, path, headers, body)
 
     def give_back(self, connection: Connection) -> None:
@@ -231,6 +234,11 @@ class Pool:
             self._idle.append(connection)
         else:
             connection.close()
+
+    def _forget_idle(self) -> None:
+        with suppress(IndexError):  # another thread may take the last
+            while True:
+                self._idle.pop().close()
 
     def _ask(self, connection: Connection, *request: Any) -> tuple[Answer, Connection]:
         try:

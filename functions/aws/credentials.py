@@ -58,7 +58,7 @@ class Source:
         self._due_s = -float("inf")
 
     def get(self) -> Credentials:
-        """Credentials that hold for minutes; raises NoCredentials, or what asking for them does."""
+        """Credentials that hold; raises NoCredentials."""
         if self._environment.get(KEY):
             if not self._environment.get(SECRET):
                 raise NoCredentials(f"{SECRET} is not set; expected the secret of {KEY}")
@@ -73,25 +73,31 @@ class Source:
         return self._renewed()
 
     def _renewed(self) -> Credentials:
-        """Ask anew. Who finds another asking goes on with the old ones, unless they are about to end."""
-        required = self._left_s() < REQUIRED_S
-        if not self._lock.acquire(blocking=required):
-            assert self._kept is not None
-            return self._kept
+        """Ask anew. Who finds another asking goes on with the old ones, unless they are about to end. Where
+        nobody answers, the old ones are used for as long as they hold."""
+        kept = self._kept
+        if not self._lock.acquire(blocking=self._left_s(kept) < REQUIRED_S):
+            assert kept is not None
+            return kept
         try:
-            if self._left_s() < REQUIRED_S:
-                self._kept = self._asked()
-            elif self._left_s() < RENEWED_S and self._clock() >= self._due_s:
+            kept = self._kept
+            if kept is None or self._left_s(kept) <= 0:
+                kept = self._kept = self._asked()
+            elif self._left_s(kept) < RENEWED_S and self._clock() >= self._due_s:
                 self._due_s = self._clock() + AGAIN_S
                 with suppress(Failure):
-                    self._kept = self._asked()
+                    kept = self._kept = self._asked()
         finally:
             self._lock.release()
-        assert self._kept is not None
-        return self._kept
+        return kept
 
-    def _left_s(self) -> float:
-        return self._kept.expires_s - self._clock() if self._kept else -float("inf")
+    def forget(self) -> bool:
+        """Whether something was kept, and is no more: the service says that it has ended."""
+        had, self._kept = self._kept is not None, None
+        return had
+
+    def _left_s(self, kept: Credentials | None) -> float:
+        return kept.expires_s - self._clock() if kept else -float("inf")
 
     def _asked(self) -> Credentials:
         for attempt in range(ATTEMPTS):
@@ -99,9 +105,9 @@ class Source:
                 return self._ask()
             except NoCredentials:
                 raise
-            except Failure:
-                if attempt == ATTEMPTS - 1:
-                    raise
+            except Failure as error:
+                if attempt == ATTEMPTS - 1:  # not as it is: a call would be tried again for it
+                    raise NoCredentials(f"{ADDRESS}: {error}") from error
                 self._sleep(TIMEOUT_S / 2)
         raise AssertionError("unreachable")
 

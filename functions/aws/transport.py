@@ -26,11 +26,8 @@ Said = TypeVar("Said")
 
 MOST = 2**25  # bytes of an answer that is read whole: BatchGetItem's are up to 16 MB of base64
 MOST_OF_AN_ERROR = 2**16
-PAUSE_S, THROTTLED_S, LONGEST_S = (
-    0.05,
-    1.0,
-    20.0,
-)  # before the second attempt; twice as long before each other
+PAUSE_S, THROTTLED_S = 0.05, 1.0  # before the second attempt; twice as long before each other
+LONGEST_S = 20.0
 SKEW_S = 240.0  # a signature is good for 5 minutes
 CLOCK = {  # what is said to a request that is signed too early or too late, among others
     "AuthFailure",
@@ -40,6 +37,14 @@ CLOCK = {  # what is said to a request that is signed too early or too late, amo
     "RequestTimeTooSkewed",
     "SignatureDoesNotMatch",
 }
+ENDED = {"ExpiredToken", "ExpiredTokenException"}  # of credentials
+UNREADABLE = (
+    AttributeError,
+    MemoryError,
+    OverflowError,
+    RecursionError,
+    ValueError,
+)  # an answer that is none
 VARIABLES = {"secretsmanager": "SECRETS_MANAGER"}  # of AWS_ENDPOINT_URL_…, where it is not the name itself
 XML_ERROR = re.compile(rb"<Error>.*?<Code>([^<]+)</Code>(?:.*?<Message>([^<]*)</Message>)?", re.DOTALL)
 
@@ -72,15 +77,15 @@ class Clock:
         """Seconds since 1970."""
         return time.time() + self._ahead_s
 
-    def corrected(self, refusal: Refused) -> bool:
-        """Whether it was wrong, and is no longer."""
+    def corrected(self, refusal: Refused, signed_s: float) -> bool:
+        """Whether it was wrong when a request was signed, and is no longer."""
         if refusal.code not in CLOCK or not refusal.date:
             return False
         try:
             theirs = datetime.strptime(refusal.date, "%a, %d %b %Y %H:%M:%S GMT").replace(tzinfo=UTC)
         except ValueError:
             return False
-        if abs(theirs.timestamp() - self.now_s()) <= SKEW_S:
+        if abs(theirs.timestamp() - signed_s) <= SKEW_S:
             return False
         self._ahead_s = theirs.timestamp() - time.time()
         return True
@@ -109,13 +114,14 @@ class Transport:
 
         `read` may raise NoAnswer for an answer that is none. Each attempt is signed anew.
         """
-        attempt, clock_was_wrong = 1, False
+        attempt, mended = 1, False
         while True:
+            signed_s = self._clock.now_s()
             try:
-                return read(self._ask(request))
+                return self._said(request, signed_s, read)
             except Refused as error:
-                if not clock_was_wrong and self._clock.corrected(error):
-                    clock_was_wrong = True
+                if not mended and self._mended(error, signed_s):
+                    mended = True
                     continue
                 if attempt >= self._attempts or not error.passing:
                     raise
@@ -127,15 +133,28 @@ class Transport:
             self._sleep(random.random() * min(pause_s * 2 ** (attempt - 1), LONGEST_S))
             attempt += 1
 
-    def _ask(self, request: Request) -> Reply:
+    def _said(self, request: Request, signed_s: float, read: Callable[[Reply], Said]) -> Said:
         method, path, headers, body = request
         named = {**headers, "host": self._pool.target.authority}
         path = self._prefix + path
-        named = signed(method, path, named, body, self._scope, self._source.get(), self._clock.now_s())
+        named = signed(method, path, named, body, self._scope, self._source.get(), signed_s)
         reply = Reply(*self._pool.ask(method, path, named, body), self._pool)
-        if not 200 <= reply.status < 300:
-            raise refusal(reply)
-        return reply
+        try:
+            if 200 <= reply.status < 300:
+                return read(reply)
+            refused = refusal(reply)
+        except UNREADABLE as error:
+            reply.close()
+            raise NoAnswer(
+                f"an answer that is none: {type(error).__name__}"
+            ) from None  # its text may quote it
+        raise refused
+
+    def _mended(self, refused: Refused, signed_s: float) -> bool:
+        """Whether the request was signed at a wrong time, or as somebody who is no more, and now is not."""
+        if refused.code in ENDED:
+            return self._source.forget()
+        return self._clock.corrected(refused, signed_s)
 
 
 class Reply:
@@ -173,10 +192,10 @@ class Reply:
             )
         try:
             said = json.loads(body)
-        except ValueError as error:
-            raise NoAnswer(f"{body[:100]!r}; expected JSON") from error
+        except (ValueError, RecursionError):  # nothing of it is quoted: it may be a secret
+            raise NoAnswer(f"{len(body)} bytes; expected JSON") from None
         if not isinstance(said, dict):
-            raise NoAnswer(f"{body[:100]!r}; expected a JSON object")
+            raise NoAnswer(f"{len(body)} bytes of JSON; expected an object")
         return said
 
     def close(self) -> None:
@@ -203,14 +222,14 @@ def refusal(reply: Reply) -> Refused:
     reply.close()
     code, message = reply.headers.get("x-amzn-errortype", ""), ""
     if found := XML_ERROR.search(body):
-        code, message = found[1].decode(), (found[2] or b"").decode(errors="replace")
+        code, message = found[1].decode(errors="replace"), (found[2] or b"").decode(errors="replace")
     elif body[:1] == b"{":
         try:
             said = json.loads(body)
             code = code or str(said.get("__type", ""))
             message = str(said.get("message") or said.get("Message") or "")
-        except ValueError:
-            message = repr(body[:100])
+        except (AttributeError, ValueError, RecursionError):
+            message = f"{len(body)} bytes that are no JSON"
     code = code.partition(":")[0].rpartition("#")[2]
     return Refused(code or str(reply.status), reply.status, message[:500], reply.headers.get("date", ""))
 

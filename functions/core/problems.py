@@ -9,6 +9,10 @@ from typing import Any
 
 from functions.core.errors import InvalidRequest, InvalidToken, TooLarge, Unavailable, VitrineError
 
+NOT_TOLD: dict[int, str] = {
+    HTTPStatus.INTERNAL_SERVER_ERROR: "an error that is our own fault; it has been logged",
+    HTTPStatus.SERVICE_UNAVAILABLE: "a service that this needs did not answer; it may when asked again",
+}
 CONTENT_TYPE = "application/problem+json"
 SHOWN_CHARS = 100
 STATUS: tuple[tuple[type[VitrineError], HTTPStatus], ...] = (  # the first that fits
@@ -39,9 +43,9 @@ def status_of(error: Exception) -> int:
 
 
 def problem_of(error: Exception) -> dict[str, Any]:
-    """The problem object for an error. What nobody raised on purpose is not told to the caller."""
+    """The problem object for an error. What a caller cannot mend is not told: it may name what is ours."""
     status = status_of(error)
-    detail = str(error) if status != 500 else "an error that is our own fault; it has been logged"
+    detail = NOT_TOLD.get(status, str(error))
     return problem(status, detail, [error] if isinstance(error, InvalidRequest) else ())
 
 

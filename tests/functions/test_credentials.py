@@ -24,7 +24,7 @@ from functions.aws.credentials import (
     Source,
     trusted,
 )
-from functions.aws.errors import Failure, NoCredentials, Refused
+from functions.aws.errors import Failure, NoCredentials
 from tests.functions.scripted import HANG_UP, Said, Scripted, answer
 
 NOW_S = 1_795_000_000.0
@@ -107,15 +107,25 @@ def test_a_renewal_that_fails_is_not_felt_while_the_old_ones_hold() -> None:
         assert own.get().access_key == "AKID2"
 
 
-def test_when_they_are_about_to_end_a_failure_is_told() -> None:
+def test_where_nobody_answers_the_old_ones_are_used_for_as_long_as_they_hold() -> None:
     clock = Clock()
-    with Scripted(said(1, NOW_S + 3600), *[answer(500)] * 3, said(2, NOW_S + 7200)) as server:
+    with Scripted(said(1, NOW_S + 3600), *[answer(500)] * 6, said(2, NOW_S + 7200)) as server:
         own = source(server, clock)
         own.get()
         clock.now_s = NOW_S + 3600 - REQUIRED_S + 1
-        with pytest.raises(Refused, match="500"):
+        assert own.get().access_key == "AKID1"
+        clock.now_s = NOW_S + 3600
+        with pytest.raises(NoCredentials, match="500"):
             own.get()
-        assert own.get().access_key == "AKID2"
+        assert own.get().access_key == "AKID2" and len(server.requests) == 8
+
+
+def test_what_has_ended_before_its_time_is_forgotten() -> None:
+    with Scripted(said(1, NOW_S + 3600), said(2, NOW_S + 7200)) as server:
+        own = source(server, Clock())
+        assert not own.forget()
+        own.get()
+        assert own.forget() and own.get().access_key == "AKID2"
 
 
 def test_an_attempt_that_fails_is_made_again() -> None:

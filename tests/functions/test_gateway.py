@@ -21,7 +21,7 @@ def echo(request: Request) -> Answer:
 
 @route("GET", "/v1/fail")
 def fail(request: Request) -> Answer:
-    kinds = {"token": InvalidToken("expired"), "throttled": Throttled("busy")}
+    kinds = {"token": InvalidToken("expired"), "throttled": Throttled("a secret")}
     raise kinds.get(str(request.body[0]), ZeroDivisionError("a secret"))
 
 

@@ -21,7 +21,7 @@ from functions.aws import transport
 from functions.aws.clients import S3, DynamoDB, Session, error_code, unavailable
 from functions.aws.connection import Connection
 from functions.aws.errors import Closed, Failure, NoAnswer, NoCredentials, Refused, TimedOut
-from functions.aws.transport import LONGEST_S, MOST, Limits, Transport, endpoint
+from functions.aws.transport import LONGEST_S, MOST, Clock, Limits, Transport, endpoint
 from functions.core.errors import Throttled, Unavailable
 from tests.functions.scripted import HANG_UP, SILENCE, Said, Scripted, answer
 
@@ -302,6 +302,76 @@ def test_a_clock_that_is_never_right_is_given_up(monkeypatch: pytest.MonkeyPatch
         with pytest.raises(Refused, match="RequestExpired"):
             get(made(server, monkeypatch))
         assert len(server.requests) == 2
+
+
+def test_a_clock_is_set_for_all_who_signed_by_the_old_one() -> None:
+    clock = Clock()
+    signed_s = clock.now_s()
+    refusal = Refused("RequestExpired", 400, date=formatdate(signed_s + 3600, usegmt=True))
+    assert clock.corrected(refusal, signed_s) and clock.corrected(refusal, signed_s)
+    assert not clock.corrected(refusal, clock.now_s())
+
+
+def test_credentials_that_have_ended_are_asked_for_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    ends = "2099-01-01T00:00:00Z"
+    given = [
+        answer(
+            200,
+            json.dumps(
+                {"AccessKeyId": f"AKID{n}", "SecretAccessKey": "s", "Token": "t", "Expiration": ends}
+            ).encode(),
+        )
+        for n in (1, 2)
+    ]
+    ended = refused("ExpiredTokenException", 400)
+    with Scripted(*given) as vending, Scripted(ended, OK, ended, ended) as server:
+        monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{vending.url}/role")
+        client = made(server, monkeypatch, attempts=1)
+        assert get(client) == ITEM
+        signers = [request.headers["authorization"].split("/")[0][-5:] for request in server.requests]
+        assert signers == ["AKID1", "AKID2"] and len(vending.requests) == 2
+
+
+def test_a_silent_connection_ends_those_that_were_kept_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Scripted(OK, OK, SILENCE, OK) as server:
+        client = made(server, monkeypatch, attempts=1, read_s=0.3)
+        pool = client._transport._pool
+        (one, first), (other, second) = (
+            pool._ask(Connection(pool.target, 1.0, 0.3), "GET", "/", {"host": "a"}, b"") for _ in range(2)
+        )
+        for read, connection in ((one, first), (other, second)):
+            read.read()
+            pool.give_back(connection)
+        with pytest.raises(TimedOut):
+            get(client)
+        assert not pool._idle
+
+
+UNREADABLE = {
+    "an item without a type": b'{"Item": {"pk": "ann"}}',
+    "an item that is a list": b'{"Item": [1]}',
+    "base64 that is none": b'{"Item": {"pk": {"B": "a"}}}',
+    "objects in objects": b'{"a":' * 100_000,
+    "text": b"hush, a secret",
+}
+
+
+@pytest.mark.parametrize("body", UNREADABLE.values(), ids=UNREADABLE)
+def test_an_answer_that_is_none_is_tried_again_and_not_quoted(
+    body: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Scripted(answer(200, body), OK) as server:
+        assert get(made(server, monkeypatch)) == ITEM
+    with Scripted(answer(200, body)) as server, pytest.raises(NoAnswer) as raised:
+        get(made(server, monkeypatch, attempts=1))
+    assert "hush" not in str(raised.value) and "ann" not in str(raised.value)
+
+
+@pytest.mark.parametrize("body", [b"<Error><Code>\xff\xfe</Code></Error>", b'{"a":' * 10_000, b"{]"])
+def test_a_refusal_that_cannot_be_read_is_one(body: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Scripted(answer(403, body)) as server, pytest.raises(Refused):
+        get(made(server, monkeypatch))
 
 
 def test_dynamodbs_checksum_is_of_the_bytes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,6 +26,11 @@ def cloud() -> Iterator[str]:
     server.stop()
 
 
+def empty(cloud: str) -> None:
+    """Forget all that is in it: moto's servers in one process share what they hold."""
+    urllib.request.urlopen(urllib.request.Request(f"{cloud}/moto-api/reset", method="POST")).close()
+
+
 @pytest.fixture
 def fresh(cloud: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """Cold functions in an emulated cloud that is empty."""
@@ -33,7 +38,7 @@ def fresh(cloud: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterat
     temporary.mkdir()
     set_environment(monkeypatch, temporary)
     monkeypatch.setenv("AWS_ENDPOINT_URL", cloud)
-    urllib.request.urlopen(urllib.request.Request(f"{cloud}/moto-api/reset", method="POST")).close()
+    empty(cloud)
     for keep in WARM:
         keep.cache_clear()
     yield

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from moto.server import ThreadedMotoServer
 
 from tests.functions.account import ENVIRONMENT, Account, behaviour, credential, http, key_of, stream_record
+from tests.functions.conftest import empty
 from tests.functions.test_artifact import artifact
 
 __all__ = ["artifact"]  # the fixture
@@ -38,17 +38,14 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def account() -> Iterator[Account]:
-    """An account behind a server on the loopback, for processes other than this one."""
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    _, port = server.get_host_and_port()
+def account(cloud: str) -> Iterator[Account]:
+    """An account for processes other than this one."""
+    empty(cloud)
     with pytest.MonkeyPatch.context() as patched:
         for name, value in ENVIRONMENT.items():
             patched.setenv(name, value)
-        patched.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+        patched.setenv("AWS_ENDPOINT_URL", cloud)
         yield Account()
-    server.stop()
 
 
 def free_port() -> int:

@@ -91,10 +91,11 @@ class Source:
             self._lock.release()
         return kept
 
-    def forget(self) -> bool:
-        """Whether something was kept, and is no more: the service says that it has ended."""
-        had, self._kept = self._kept is not None, None
-        return had
+    def forget(self, ended: Credentials) -> bool:
+        """Whether there may be others than those that a service says have ended; many may be told at once."""
+        if self._kept is ended:
+            self._kept = None
+        return ended.expires_s < float("inf")  # the environment's are what they are
 
     def _left_s(self, kept: Credentials | None) -> float:
         return kept.expires_s - self._clock() if kept else -float("inf")

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 from functions.aws.connection import Answer, Connection, Pool, Target
-from functions.aws.credentials import Source
+from functions.aws.credentials import Credentials, Source
 from functions.aws.errors import NoAnswer, NoCredentials, Refused
 from functions.aws.signature import Scope, signed
 
@@ -38,13 +38,8 @@ CLOCK = {  # what is said to a request that is signed too early or too late, amo
     "SignatureDoesNotMatch",
 }
 ENDED = {"ExpiredToken", "ExpiredTokenException"}  # of credentials
-UNREADABLE = (
-    AttributeError,
-    MemoryError,
-    OverflowError,
-    RecursionError,
-    ValueError,
-)  # an answer that is none
+# what reading raises of an answer that is none
+UNREADABLE = (AttributeError, MemoryError, OverflowError, RecursionError, ValueError)
 VARIABLES = {"secretsmanager": "SECRETS_MANAGER"}  # of AWS_ENDPOINT_URL_…, where it is not the name itself
 XML_ERROR = re.compile(rb"<Error>.*?<Code>([^<]+)</Code>(?:.*?<Message>([^<]*)</Message>)?", re.DOTALL)
 
@@ -116,11 +111,11 @@ class Transport:
         """
         attempt, mended = 1, False
         while True:
-            signed_s = self._clock.now_s()
+            credentials, signed_s = self._source.get(), self._clock.now_s()
             try:
-                return self._said(request, signed_s, read)
+                return self._said(request, credentials, signed_s, read)
             except Refused as error:
-                if not mended and self._mended(error, signed_s):
+                if not mended and self._mended(error, credentials, signed_s):
                     mended = True
                     continue
                 if attempt >= self._attempts or not error.passing:
@@ -133,27 +128,26 @@ class Transport:
             self._sleep(random.random() * min(pause_s * 2 ** (attempt - 1), LONGEST_S))
             attempt += 1
 
-    def _said(self, request: Request, signed_s: float, read: Callable[[Reply], Said]) -> Said:
+    def _said(
+        self, request: Request, credentials: Credentials, signed_s: float, read: Callable[[Reply], Said]
+    ) -> Said:
         method, path, headers, body = request
         named = {**headers, "host": self._pool.target.authority}
         path = self._prefix + path
-        named = signed(method, path, named, body, self._scope, self._source.get(), signed_s)
+        named = signed(method, path, named, body, self._scope, credentials, signed_s)
         reply = Reply(*self._pool.ask(method, path, named, body), self._pool)
+        if not 200 <= reply.status < 300:
+            raise refusal(reply)
         try:
-            if 200 <= reply.status < 300:
-                return read(reply)
-            refused = refusal(reply)
-        except UNREADABLE as error:
+            return read(reply)
+        except UNREADABLE as error:  # nothing of it is quoted: it may be a secret
             reply.close()
-            raise NoAnswer(
-                f"an answer that is none: {type(error).__name__}"
-            ) from None  # its text may quote it
-        raise refused
+            raise NoAnswer(f"an answer that is none: {type(error).__name__}") from None
 
-    def _mended(self, refused: Refused, signed_s: float) -> bool:
+    def _mended(self, refused: Refused, credentials: Credentials, signed_s: float) -> bool:
         """Whether the request was signed at a wrong time, or as somebody who is no more, and now is not."""
         if refused.code in ENDED:
-            return self._source.forget()
+            return self._source.forget(credentials)
         return self._clock.corrected(refused, signed_s)
 
 
@@ -190,10 +184,7 @@ class Reply:
             raise NoAnswer(
                 f"{len(body)} bytes, crc32 {zlib.crc32(body)}; expected {stated}, {MOST} bytes at most"
             )
-        try:
-            said = json.loads(body)
-        except (ValueError, RecursionError):  # nothing of it is quoted: it may be a secret
-            raise NoAnswer(f"{len(body)} bytes; expected JSON") from None
+        said = json.loads(body)
         if not isinstance(said, dict):
             raise NoAnswer(f"{len(body)} bytes of JSON; expected an object")
         return said

@@ -123,9 +123,11 @@ def test_where_nobody_answers_the_old_ones_are_used_for_as_long_as_they_hold() -
 def test_what_has_ended_before_its_time_is_forgotten() -> None:
     with Scripted(said(1, NOW_S + 3600), said(2, NOW_S + 7200)) as server:
         own = source(server, Clock())
-        assert not own.forget()
-        own.get()
-        assert own.forget() and own.get().access_key == "AKID2"
+        ended = own.get()
+        assert own.forget(ended) and own.get().access_key == "AKID2"
+        assert own.forget(ended) and own.get().access_key == "AKID2"  # who hears of it later
+    given = Source({KEY: "AKID", SECRET: "hidden"})
+    assert not given.forget(given.get())
 
 
 def test_an_attempt_that_fails_is_made_again() -> None:

@@ -11,6 +11,10 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
+# Its functions take the group that exists when it is imported as their default, and hold it until the
+# interpreter ends, where a thread of gloo's aborts. DistributedDataParallel imports it late.
+import torch.distributed.nn
+
 T = TypeVar("T")
 
 

@@ -40,6 +40,8 @@ with process_group():
     history = resumed.run(out, dropout, log=getattr(resumed, sys.argv[4])())
     losses = [epoch.loss for epoch in history.epochs]
     (out / f"losses{rank()}.json").write_text(json.dumps(losses))
+    at_end = out / f"threads{rank()}.json"
+at_end.write_text(json.dumps([(task / "comm").read_text() for task in Path("/proc/self/task").iterdir()]))
 """
 ENDED = """
 import json, shutil, sys
@@ -140,6 +142,9 @@ def test_two_processes_learn_what_one_learns(
     assert load(tmp_path / "two")[1].metrics == pytest.approx(dict(one.epochs[one.best].metrics), abs=1e-6)
     losses = [json.loads((tmp_path / "two" / f"losses{rank}.json").read_text()) for rank in range(2)]
     assert losses[0] == losses[1] == pytest.approx([epoch.loss for epoch in one.epochs], rel=1e-4)
+    threads = [json.loads((tmp_path / "two" / f"threads{rank}.json").read_text()) for rank in range(2)]
+    outlived = [name for of_one in threads for name in of_one if "gloo" in name]
+    assert outlived == []  # one that the interpreter's end meets aborts the process
 
 
 def test_a_group_that_ended_goes_on_to_the_same_weights(

@@ -17,6 +17,7 @@ from typing import Any
 
 from functions.aws.keys import Entry, KeyTable, keys_client
 from functions.aws.log import Position
+from functions.aws.memory import settled
 from functions.aws.settings import Settings
 from functions.aws.telemetry import emit, logger
 from functions.core.archived import Archived, DataKey, Forgotten, archived
@@ -71,7 +72,7 @@ class Archiver:
 @cache
 def archiver() -> Archiver:
     """The one Archiver of this environment."""
-    return Archiver.of(Settings.from_environment())
+    return settled(Archiver.of(Settings.from_environment()))
 
 
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:

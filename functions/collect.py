@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from functions.aws.background import Background
 from functions.aws.gateway import Answer, Request, Routes, refusal, reply
 from functions.aws.log import Log, log_client
+from functions.aws.memory import settled
 from functions.aws.secret import REFRESH_S, Secret, ShopSecret, secret_client
 from functions.aws.settings import Settings
 from functions.aws.telemetry import emit, logger
@@ -43,7 +44,7 @@ class Checked(NamedTuple):
 @cache
 def collector() -> Collector:
     """The one Collector of this environment."""
-    return Collector(Settings.from_environment())
+    return settled(Collector(Settings.from_environment()))
 
 
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:

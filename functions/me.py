@@ -19,6 +19,7 @@ from functions.aws.background import Background
 from functions.aws.gateway import Answer, Request, Routes, reply
 from functions.aws.keys import KeyTable, keys_client
 from functions.aws.log import Log, Position, log_client
+from functions.aws.memory import settled
 from functions.aws.rows import Rows, patient_client
 from functions.aws.secret import REFRESH_S, Secret, secret_client
 from functions.aws.settings import Settings
@@ -110,7 +111,7 @@ class Eraser:
 @cache
 def eraser() -> Eraser:
     """The one Eraser of this environment."""
-    return Eraser(Settings.from_environment())
+    return settled(Eraser(Settings.from_environment()))
 
 
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from functions.aws.bundles import REFRESH_S as BUNDLE_REFRESH_S
 from functions.aws.bundles import Bundles, bundle_client
 from functions.aws.clients import session
 from functions.aws.gateway import Answer, Request, Routes, reply
+from functions.aws.memory import settled
 from functions.aws.rows import Rows, hot_client
 from functions.aws.secret import REFRESH_S as SECRET_REFRESH_S
 from functions.aws.secret import Secret, ShopSecret, secret_client
@@ -105,7 +106,7 @@ class Scorer:
 @cache
 def scorer() -> Scorer:
     """The one Scorer of this environment."""
-    return Scorer(Settings.from_environment())
+    return settled(Scorer(Settings.from_environment()))
 
 
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from functools import cache
 from typing import Any, NamedTuple, TypeVar
 
 from functions.aws.bundles import REFRESH_S, Bundles, bundle_client
+from functions.aws.memory import settled
 from functions.aws.quarantine import Quarantine
 from functions.aws.rows import WRITERS, Rows, patient_client
 from functions.aws.settings import Settings
@@ -32,6 +33,7 @@ from functions.core.user_row import UserRow
 Work = TypeVar("Work")
 Users = dict[str, list[StreamRecord]]  # by user key
 
+WID_BYTES = 8
 TRIES = 5  # of one user's put, when other writers come between
 SPARE_S = 15.0  # of the function's time: no call is begun then, for one may take as long until it gives up
 # What a pure function raises once for the same row and events, it raises every time.
@@ -106,7 +108,7 @@ class Updater:
 @cache
 def updater() -> Updater:
     """The one Updater of this environment."""
-    return Updater.of(Settings.from_environment())
+    return settled(Updater.of(Settings.from_environment()))
 
 
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
@@ -138,6 +140,7 @@ class Batch:
     def __init__(self, own: Updater, records: list[StreamRecord], ends_s: float) -> None:
         self._own, self._records, self._ends_s = own, records, ends_s
         self._now_s = int(own.machine.wall())
+        self._wids: Iterator[bytes] = iter(())
         self.spent_ms: dict[str, float] = {}  # of the batch's time, what each part took
 
     def run(self) -> list[StreamRecord]:
@@ -159,6 +162,9 @@ class Batch:
             folded, unfolded = self._fold(pending, encoder)
         failed += unfolded
         with self._timed("WriteDuration"):
+            # Drawn at once: each draw lets go of the interpreter's lock, and the writers would queue for it.
+            drawn = self._own.machine.random(WID_BYTES * len(folded))
+            self._wids = iter([drawn[at : at + WID_BYTES] for at in range(0, len(drawn), WID_BYTES)])
             outcomes = self._in_parallel(lambda pair: self._write(pair[0], pair[1], encoder), folded)
         for (user, _), written in zip(folded, outcomes, strict=True):
             failed += [] if written else user.records
@@ -246,7 +252,7 @@ class Batch:
 
     def _put(self, key: str, version: int, row: UserRow) -> tuple[bool, UserRow | None]:
         """Put the next version; on a conflict look whether that was us: an answer can be lost on its way."""
-        wid = self._own.machine.random(8)
+        wid = next(self._wids, None) or self._own.machine.random(WID_BYTES)
         new = row.but(version=version + 1, wid=wid)
         self._require_time()
         try:

@@ -118,18 +118,14 @@ class Rows:
 def to_item(key: str, row: UserRow, now_s: int) -> dict[str, Any]:
     """The DynamoDB item for a row; raises CorruptRow for a row that must not be stored."""
     lifetime_s = TOMBSTONE_S if is_tombstone(row) else LIFETIME_S
-    item: dict[str, Any] = {"pk": {"S": key}}
-    for name, value in encode(row).items():
-        tag = TAGS[name]
-        item[name] = {tag: str(value) if tag == "N" else value}
-    item["ttl"] = {"N": str(now_s + lifetime_s)}
-    return item
+    item: dict[str, Any] = {name: {TAGS[name]: value} for name, value in encode(row).items()}
+    return item | {"pk": {"S": key}, "v": {"N": str(row.version)}, "ttl": {"N": str(now_s + lifetime_s)}}
 
 
 def from_item(item: Mapping[str, Mapping[str, Any]]) -> UserRow:
     """The row in a DynamoDB item; raises CorruptRow."""
     try:
-        row = decode({name: value for name, tagged in item.items() for value in tagged.values()})
+        row = decode({name: item[name].get(tag) for name, tag in TAGS.items() if name in item})
     except (KeyError, ValueError, AttributeError) as error:
         raise CorruptRow(f"{error!r}; expected the attributes of a user row") from error
     if row.version < 1 or len(row.wid) != 8:

@@ -6,7 +6,7 @@ Order is log order. A sequence number has up to 129 digits and is compared withi
 from __future__ import annotations
 
 import binascii
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from functions.core.errors import InvalidEvent
@@ -44,10 +44,10 @@ def by_user(records: Iterable[StreamRecord]) -> dict[str, list[StreamRecord]]:
     return users
 
 
-def unread(row: UserRow, records: Iterable[StreamRecord]) -> list[StreamRecord]:
+def unread(row: UserRow, records: Sequence[StreamRecord]) -> list[StreamRecord]:
     """Those records that are above the row's mark of their shard."""
-    marks: dict[str, int] = {}
-    return [r for r in records if r.sequence > marks.setdefault(r.shard, row.mark(r.shard))]
+    marks = {shard: row.mark(shard) for shard in {r.shard for r in records}}
+    return [r for r in records if r.sequence > marks[r.shard]]
 
 
 def marked(row: UserRow, records: Iterable[StreamRecord]) -> UserRow:

@@ -58,12 +58,12 @@ def parse_event(data: object, now_s: int) -> Event:
     if not isinstance(data.get("context", {}), dict):
         raise InvalidEvent("context", data["context"], "a JSON object")
     return Event(
-        event_id=_text(data, "event_id", MAX_ID),
-        type=kind,
-        item_id=_text(data, "item_id", MAX_ID),
-        time_s=_time_s(data.get("time"), now_s),
-        value=_value(data.get("value")),
-        token=_text(data, "token", MAX_TOKEN) if data.get("token") is not None else None,
+        _text(data, "event_id", MAX_ID),
+        kind,
+        _text(data, "item_id", MAX_ID),
+        _time_s(data.get("time"), now_s),
+        _value(data.get("value")),
+        _text(data, "token", MAX_TOKEN) if data.get("token") is not None else None,
     )
 
 

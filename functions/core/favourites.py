@@ -110,10 +110,13 @@ class _Walk:
 
     def forget(self, key: bytes) -> None:
         """A dismissed item goes at once, with all that was done to it."""
-        item = item_prefix(key)
-        for at in range(len(self.kept) - PLACE, -1, -PLACE):
-            if item_prefix(bytes(self.kept[at : at + PREFIX])) == item:
+        whole, rest = key[: PREFIX - 1], key[PREFIX - 1] | KIND
+        at = self.kept.find(whole)
+        while at >= 0:
+            if at % PLACE == 0 and self.kept[at + PREFIX - 1] | KIND == rest:
                 del self.kept[at : at + PLACE]
+                at -= 1
+            at = self.kept.find(whole, at + 1)
 
     def leave(self, entries: bytes, oldest: int) -> None:
         """An event leaves, and the RING entries after it are the ring."""
@@ -131,9 +134,8 @@ class _Walk:
     def _lighten(self) -> None:
         codes = self.kept[PREFIX::PLACE].translate(LIGHTER)
         self.kept[PREFIX::PLACE] = codes
-        for nth in range(len(codes) - 1, -1, -1):
-            if not codes[nth]:
-                del self.kept[nth * PLACE : (nth + 1) * PLACE]
+        while (nth := codes.rfind(0)) >= 0:
+            del self.kept[nth * PLACE : (nth + 1) * PLACE], codes[nth]
 
     def _add(self, new: bytes, again: bool) -> None:
         at = self.kept.find(new)

@@ -85,14 +85,13 @@ class UserRow:
 
     def mark(self, shard: str) -> int:
         """The highest sequence number of this shard that is in the row; -1 for none."""
-        key = shard_key(shard)
-        return next((sequence for marked, sequence in self.marks if marked == key), -1)
+        return dict(self.marks).get(shard_key(shard), -1)
 
     def with_mark(self, shard: str, sequence: int) -> "UserRow":
         """The row with a shard's mark raised; a mark never goes down."""
-        key = shard_key(shard)
-        others = [m for m in self.marks if m[0] != key]
-        return self.but(marks=(*others, (key, max(sequence, self.mark(shard))))[-MARKS:])
+        key, marks = shard_key(shard), dict(self.marks)
+        marks[key] = max(sequence, marks.pop(key, -1))  # the last of them now
+        return self.but(marks=tuple(marks.items())[-MARKS:])
 
 
 @lru_cache(1024)
@@ -104,6 +103,9 @@ def shard_key(shard: str) -> bytes:
 def new_row(space: str, state_width: int, dim: int) -> UserRow:
     """The row of a user without any event."""
     return UserRow(np.zeros(state_width, np.float16), np.zeros(dim, np.float16), space)
+
+
+_BLANK = new_row("", 0, 0)
 
 
 def all_finite(values: Float16) -> bool:
@@ -138,9 +140,9 @@ def decode(attributes: Mapping[str, object]) -> UserRow:
     ring = _bytes(attributes, "ring", ENTRY_BYTES)
     seen = _bytes(attributes, "seen", _SEEN.size)
     erased, erasing_since_s = _unpack_era(attributes)
-    return UserRow(
-        state=np.frombuffer(_bytes(attributes, "state", 2), _F16).astype(np.float16, copy=False),
-        vector=np.frombuffer(_bytes(attributes, "vector", 2), _F16).astype(np.float16, copy=False),
+    return _BLANK.but(
+        state=np.frombuffer(_bytes(attributes, "state", 2), _F16),
+        vector=np.frombuffer(_bytes(attributes, "vector", 2), _F16),
         space=str(attributes["space"]),
         ring=Ring(ring),
         last_s=int.from_bytes(_bytes(attributes, "last", 4), "big"),

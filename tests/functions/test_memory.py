@@ -1,0 +1,80 @@
+"""What lasts as long as the environment is out of the collector's sight, and what requests leave is not."""
+
+from __future__ import annotations
+
+import gc
+import subprocess
+import sys
+import weakref
+from collections.abc import Iterator
+
+import pytest
+
+from functions.aws.memory import YOUNG, settled
+
+
+@pytest.fixture
+def unsettled() -> Iterator[None]:
+    threshold = gc.get_threshold()
+    gc.unfreeze()
+    yield
+    gc.unfreeze()
+    gc.set_threshold(*threshold)
+
+
+class Node:
+    """Something that only a collector frees."""
+
+    def __init__(self) -> None:
+        self.own = self
+
+
+@pytest.mark.usefixtures("unsettled")
+def test_what_was_there_is_not_walked_again() -> None:
+    made = [Node()]
+    assert settled(made) is made
+    assert not any(seen is made for seen in gc.get_objects())
+    assert gc.get_threshold()[0] == YOUNG
+
+
+@pytest.mark.usefixtures("unsettled")
+def test_garbage_that_comes_later_is_freed() -> None:
+    settled(None)
+    later = [Node()]
+    settled(None)  # another function in the same process: once is enough, and garbage must not be kept by it
+    gone = weakref.ref(later.pop())
+    gc.collect()
+    assert gone() is None
+
+
+@pytest.mark.parametrize("name", ["archive", "collect", "me", "score", "update"])
+def test_each_function_settles_when_it_is_made(name: str) -> None:
+    made = {
+        "archive": "archiver",
+        "collect": "collector",
+        "me": "eraser",
+        "score": "scorer",
+        "update": "updater",
+    }
+    program = f"""
+import gc
+from functions import {name}
+assert gc.get_freeze_count() == 0
+{name}.{made[name]}()
+print(gc.get_freeze_count(), len(gc.get_objects()))
+"""
+    environment = {
+        "VITRINE_TABLE": "rows",
+        "VITRINE_KEYS": "keys",
+        "VITRINE_STREAM": "events",
+        "VITRINE_BUCKET": "bundles",
+        "VITRINE_SECRET": "secret",
+        "AWS_REGION": "eu-central-1",
+        "AWS_ACCESS_KEY_ID": "none",
+        "AWS_SECRET_ACCESS_KEY": "none",
+        "PYTHONPATH": ".",
+    }
+    ran = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    frozen, seen = map(int, ran.stdout.splitlines()[-1].split())
+    assert frozen > 10_000 > seen

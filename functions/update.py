@@ -179,10 +179,10 @@ class Batch:
         fetched = self._own.rows.get_many(users, self._in_time)
         for key, row in fetched.rows.items():
             if row.space == encoder.space and not fits(row, encoder):
-                fetched.corrupt[key] = CorruptRow(f"state {row.state.size}, vector {row.vector.size}")
+                fetched.corrupt[key] = f"state {row.state.size}, vector {row.vector.size}"
         failed = [record for key in fetched.unread for record in users[key]]
         failed += self._put_aside(
-            [(r, f"row: {error}") for key, error in fetched.corrupt.items() for r in users[key]]
+            [(r, f"row: {reason}") for key, reason in fetched.corrupt.items() for r in users[key]]
         )
         pending = []
         for key, records in users.items():

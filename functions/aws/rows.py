@@ -34,10 +34,13 @@ def patient_client() -> Any:
 
 @dataclass
 class Fetched:
-    """Rows by user key; keys that have none are in neither. `unread`: the table refused or did not answer."""
+    """Rows by user key; keys that have none are in neither. `unread`: the table refused or did not answer.
+
+    `corrupt`: why a row is none, in words; an exception would hold on to the frames of all its callers.
+    """
 
     rows: dict[str, UserRow] = field(default_factory=dict)
-    corrupt: dict[str, CorruptRow] = field(default_factory=dict)
+    corrupt: dict[str, str] = field(default_factory=dict)
     unread: set[str] = field(default_factory=set)
 
 
@@ -125,8 +128,8 @@ def to_item(key: str, row: UserRow, now_s: int) -> dict[str, Any]:
 def from_item(item: Mapping[str, Mapping[str, Any]]) -> UserRow:
     """The row in a DynamoDB item; raises CorruptRow."""
     try:
-        row = decode({name: item[name].get(tag) for name, tag in TAGS.items() if name in item})
-    except (KeyError, ValueError, AttributeError) as error:
+        row = decode({name: item[name][tag] for name, tag in TAGS.items() if name in item})
+    except (KeyError, TypeError, ValueError) as error:
         raise CorruptRow(f"{error!r}; expected the attributes of a user row") from error
     if row.version < 1 or len(row.wid) != 8:
         raise CorruptRow(
@@ -141,4 +144,4 @@ def _sort(items: list[dict[str, Any]], fetched: Fetched) -> None:
         try:
             fetched.rows[key] = from_item(item)
         except CorruptRow as error:
-            fetched.corrupt[key] = error
+            fetched.corrupt[key] = str(error)

@@ -7,10 +7,12 @@ import subprocess
 import sys
 import weakref
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 
 from functions.aws.memory import YOUNG, settled
+from functions.aws.rows import Rows
 
 
 @pytest.fixture
@@ -26,7 +28,7 @@ class Node:
     """Something that only a collector frees."""
 
     def __init__(self) -> None:
-        self.own = self
+        self.own: Node | None = self
 
 
 @pytest.mark.usefixtures("unsettled")
@@ -38,6 +40,15 @@ def test_what_was_there_is_not_walked_again() -> None:
 
 
 @pytest.mark.usefixtures("unsettled")
+def test_what_the_interpreter_froze_itself_is_no_reason_not_to() -> None:
+    """Python 3.12, the functions' runtime, begins with 375 objects out of the collector's sight."""
+    gc.freeze()
+    made = [Node()]
+    settled(made)
+    assert not any(seen is made for seen in gc.get_objects())
+
+
+@pytest.mark.usefixtures("unsettled")
 def test_garbage_that_comes_later_is_freed() -> None:
     settled(None)
     later = [Node()]
@@ -45,6 +56,23 @@ def test_garbage_that_comes_later_is_freed() -> None:
     gone = weakref.ref(later.pop())
     gc.collect()
     assert gone() is None
+
+
+def test_a_corrupt_row_holds_on_to_no_batch() -> None:
+    """An exception that is kept holds the frames of all its callers, and they hold it."""
+    table = SimpleNamespace(batch_get_item=lambda **_: {"Responses": {"rows": [{"pk": {"S": "ann"}}]}})
+
+    def batch() -> weakref.ref[Node]:
+        records = Node()
+        records.own = None
+        assert Rows(table, "rows").get_many(["ann"]).corrupt.keys() == {"ann"}
+        return weakref.ref(records)
+
+    gc.disable()
+    try:
+        assert batch()() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("name", ["archive", "collect", "me", "score", "update"])
@@ -59,9 +87,9 @@ def test_each_function_settles_when_it_is_made(name: str) -> None:
     program = f"""
 import gc
 from functions import {name}
-assert gc.get_freeze_count() == 0
+before = gc.get_freeze_count()
 {name}.{made[name]}()
-print(gc.get_freeze_count(), len(gc.get_objects()))
+print(gc.get_freeze_count() - before, len(gc.get_objects()))
 """
     environment = {
         "VITRINE_TABLE": "rows",

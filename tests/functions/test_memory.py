@@ -19,6 +19,7 @@ from functions.aws.rows import Rows
 def unsettled() -> Iterator[None]:
     threshold = gc.get_threshold()
     gc.unfreeze()
+    gc.set_threshold(700)
     yield
     gc.unfreeze()
     gc.set_threshold(*threshold)

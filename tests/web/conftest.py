@@ -12,6 +12,7 @@ from tests.web.stand_in import Shop, StandIn
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not in this environment")
 
+PATIENCE_MS = 15_000  # a loaded machine, and the client's own pauses between its tries
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 QUIET = [
     "--no-sandbox",
@@ -54,6 +55,7 @@ def executable() -> str:
 @pytest.fixture(scope="session")
 def browser() -> Iterator[playwright.Browser]:
     path = executable()
+    playwright.expect.set_options(timeout=PATIENCE_MS)
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=path, args=QUIET)
         yield browser
@@ -70,7 +72,7 @@ def visit(browser: playwright.Browser) -> Iterator[Visit]:
 def visiting(browser: playwright.Browser, url: str, shop: Shop | None = None) -> Iterator[Visit]:
     """A fresh visitor at any shop."""
     context = browser.new_context(viewport={"width": 1400, "height": 900}, locale="en-US")
-    context.set_default_timeout(15_000)
+    context.set_default_timeout(PATIENCE_MS)
     page = context.new_page()
     made = Visit(page, shop or Shop(), url)
     page.on("pageerror", lambda error: made.errors.append(str(error)))

@@ -68,6 +68,7 @@ def test_when_the_shop_is_down_the_old_banners_stay_and_the_page_says_so(visit: 
     assert visit.titles() == before
     visit.shop.down = False
     expect(visit.page.locator("#tier b")).to_have_text("personal")
+    expect(visit.page.locator("#events li").first).to_contain_text("in the row")
     expect(visit.page.locator("#notice")).to_be_hidden()
     assert len({event["event_id"] for event in sent(visit, "view")}) == 1
 
@@ -78,6 +79,7 @@ def test_banners_that_alone_failed_are_asked_for_again(visit: Visit) -> None:
     product(visit, "Green tea").locator(".open").click()
     expect(visit.page.locator("#notice")).to_contain_text("cannot be reached")
     expect(visit.page.locator("#tier b")).to_have_text("personal")
+    expect(visit.page.locator("#events li").first).to_contain_text("in the row")
     expect(visit.page.locator("#notice")).to_be_hidden()
     assert len(sent(visit, "view")) == 1
 

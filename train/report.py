@@ -38,6 +38,7 @@ from train.evaluate import (
 from train.inheritance import Trial, choose_inheritance, hold_out
 from train.log import Interactions
 from train.prequential import prequential, start_of_test, summary
+from train.refit import without_id
 from train.repeats import choose_repeats
 from train.slices import Hits, beyond_accuracy, estimate, event_counts, slices, target_kinds
 from train.split import Split, rows_by_user, take
@@ -66,6 +67,15 @@ class Served:
     def of(cls, towers: Towers, features: ItemFeatures, repeats: Repeats) -> Served:
         """As it answers with this repeat term."""
         return cls(towers, embed_items(towers, features), repeats, who_inherits(towers, features, repeats))
+
+    def retrained(self, towers: Towers, features: ItemFeatures) -> Served:
+        """As other towers of the same products answer, with the same repeat term.
+
+        Who inherits is looked for anew only where they place others by content alone.
+        """
+        same = np.array_equal(without_id(towers.item), without_id(self.towers.item))
+        alike = self.alike if same else who_inherits(towers, features, self.repeats)
+        return Served(towers, embed_items(towers, features), self.repeats, alike)
 
     def proposed(self, log: Interactions, users: list[int]) -> list[Candidates]:
         """What is proposed to each user after the user's history in the log."""
@@ -111,10 +121,13 @@ class Exam:
         return np.concatenate(found)
 
 
-def choose(out: Path, features: ItemFeatures, inner: Split, watermark_s: int, seed: int) -> Report:
+def choose(
+    out: Path, features: ItemFeatures, inner: Split, watermark_s: int, seed: int
+) -> tuple[Report, Served]:
     """Validation through the serving path; the repeat term that is best there is kept in the checkpoint.
 
-    watermark_s: the time of the newest event of the whole log.
+    Returns what metrics.json says of it, and the checkpoint as it answers from now on. watermark_s: the time
+    of the newest event of the whole log.
     """
     towers, meta = load(out)
     kinds = tuple(np.unique(inner.train.kind).tolist())
@@ -123,11 +136,11 @@ def choose(out: Path, features: ItemFeatures, inner: Split, watermark_s: int, se
     proposed = served.proposed(test.train, test.users)
     repeats = replace(choose_repeats(proposed, test.targets, served.table), kinds=kinds)
     repeats = choose_inheritance(repeats, _new_products(served, repeats, features, test, proposed, seed))
-    alike = who_inherits(towers, features, repeats)
-    proposed = [replace(each, alike=alike) for each in proposed]
+    served = replace(served, repeats=repeats, alike=who_inherits(towers, features, repeats))
+    proposed = [replace(each, alike=served.alike) for each in proposed]
     validated = evaluate(proposed, repeats, test.targets, served.table)
     write_meta(out, replace(meta, repeats=repeats, watermark_s=watermark_s, metrics=validated))
-    return {"validation": validated, "repeats": asdict(repeats)}
+    return {"validation": validated, "repeats": asdict(repeats)}, served
 
 
 def _new_products(
@@ -144,7 +157,7 @@ def _new_products(
 
 
 def measure(
-    out: Path,
+    served: Served,
     features: ItemFeatures,
     log: Interactions,
     parts: Split,
@@ -152,13 +165,11 @@ def measure(
     freshness_events: int,
     seed: int,
 ) -> Report:
-    """All that metrics.json says of the test, of the checkpoint in `out`.
+    """All that metrics.json says of the test.
 
     how: the split. freshness_events: how many events of the test part the prequential walk ranks at most, 0
     for none; it needs a split by time.
     """
-    towers, meta = load(out)
-    served = Served.of(towers, features, meta.repeats)
     test = Exam.of(parts)
     print(f"ranking {len(test.users):,} test users through the serving fold", flush=True)
     proposed = served.proposed(test.train, test.users)

@@ -39,7 +39,7 @@ from train.search import Search, start_anew
 from train.sequences import is_sequences, write_sequences
 from train.settings import changed, read, settings
 from train.split import Split, split
-from train.towers import Shape
+from train.towers import Shape, Towers
 from train.vectors import padded
 
 METRICS = "metrics.json"
@@ -256,21 +256,21 @@ def _refit(log: Interactions, features: ItemFeatures, out: Path) -> None:
         save(out, towers, meta)
 
 
-def _complete(task: Task, out: Path) -> None:
+def _complete(task: Task, out: Path) -> Towers:
     """Make a checkpoint of the second training's towers, with what the validation chose for the first's."""
     _refit(task.parts.train, task.features, out / WHOLE)
     write_meta(out / WHOLE, load(out)[1])
+    return load(out / WHOLE)[0]
 
 
 def _report(task: Task, asked: Asked, how: str, trained: Trained) -> Report:
     """What metrics.json says, but for the rows that were dropped and the seconds."""
     out, history = asked.out, trained.history
     start_s = start_of_test(task.parts.train) if how == "time" else None
-    chosen = choose(out, task.features, task.inner, int(task.log.time_s.max()), asked.seed)
+    chosen, served = choose(out, task.features, task.inner, int(task.log.time_s.max()), asked.seed)
     if trained.again_s is not None:
-        _complete(task, out)
-    tested = out if trained.again_s is None else out / WHOLE
-    measured = measure(tested, task.features, task.log, task.parts, how, asked.freshness_events, asked.seed)
+        served = served.retrained(_complete(task, out), task.features)
+    measured = measure(served, task.features, task.log, task.parts, how, asked.freshness_events, asked.seed)
     return {
         **measured,
         **chosen,

@@ -13,14 +13,16 @@ from bench.quality import new_scores
 from bench.quality_data import Task
 from functions.core.features import ItemFeatures, Vocabulary, item_features
 from functions.core.repeats import Repeats
+from train import report
 from train.alike import who_inherits
 from train.baselines import ContentKNN, Random
 from train.checkpoint import Meta, load, save
+from train.evaluate import embed_items
 from train.inheritance import CUT, LEAST_USERS, _best, choose_inheritance, hold_out
 from train.log import Interactions
 from train.refit import refit, without_id
 from train.report import Served, choose
-from train.split import Split, split
+from train.split import Split, split, take
 from train.towers import Shape, Towers
 
 STYLES, EACH, USERS, LENGTH = 24, 8, 240, 24
@@ -55,16 +57,15 @@ def shop(follows: float = 1.0) -> Interactions:
     )
 
 
-def trained(folder: Path, log: Interactions, features: ItemFeatures) -> tuple[Split, Split]:
-    """A checkpoint of towers that know nothing, content fitted, inheritance chosen; test and validation."""
+def trained(folder: Path, log: Interactions, features: ItemFeatures) -> tuple[Split, Served]:
+    """Towers that know nothing, content fitted, inheritance chosen; the test, and what it answers by."""
     torch.manual_seed(0)
     parts = split(log, "time")
     inner = split(parts.train, "time")
     towers = Towers(Shape(items=ITEMS, categories=0, brands=0, dim=16, width=16)).eval()
     refit(towers.item, inner.train, features)
     save(folder, towers, Meta(tuple(log.item_ids)))
-    choose(folder, features, inner, 0, seed=0)
-    return parts, inner
+    return parts, choose(folder, features, inner, 0, seed=0)[1]
 
 
 def ndcg_of_new(folder: Path, parts: Split, features: ItemFeatures, roll: int = 0) -> dict[str, float]:
@@ -88,9 +89,14 @@ def ndcg_of_new(folder: Path, parts: Split, features: ItemFeatures, roll: int = 
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Split]:
+def chosen(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Split, Served]:
     folder = tmp_path_factory.mktemp("checkpoint")
-    return folder, trained(folder, shop(), content())[0]
+    return folder, *trained(folder, shop(), content())
+
+
+@pytest.fixture
+def checkpoint(chosen: tuple[Path, Split, Served]) -> tuple[Path, Split]:
+    return chosen[:2]
 
 
 def test_new_products_are_ranked_for_the_right_visitors(checkpoint: tuple[Path, Split]) -> None:
@@ -126,6 +132,30 @@ def test_inheriting_costs_the_whole_list_next_to_nothing(checkpoint: tuple[Path,
     assert trial.among_themselves(added) > trial.among_themselves(0 * added)
     for row, known in zip(trial.scores, trial.known, strict=True):
         assert not np.isin(trial.rows[row > -np.inf], known).any()
+
+
+def test_what_is_measured_is_what_the_checkpoint_has(chosen: tuple[Path, Split, Served]) -> None:
+    folder, _, served = chosen
+    towers, meta = load(folder)
+    read = Served.of(towers, content(), meta.repeats)
+    assert served.repeats == meta.repeats
+    assert served.alike.to_bytes() == read.alike.to_bytes() and len(read.alike.heirs)
+    np.testing.assert_array_equal(served.table, read.table)
+
+
+def test_neighbours_are_looked_for_once_more_only_where_others_are_new(
+    chosen: tuple[Path, Split, Served], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, parts, served = chosen
+    searched = []
+    monkeypatch.setattr(report, "who_inherits", lambda *of: searched.append(of) or who_inherits(*of))
+    towers, _ = load(folder)
+    assert served.retrained(towers, content()).alike is served.alike and not searched
+    refit(towers.item, take(parts.train, parts.train.item < ITEMS - 2 * STYLES), content())
+    again = served.retrained(towers, content())
+    assert len(searched) == 1 and again.alike.inherits.sum() > served.alike.inherits.sum() > 0
+    assert again.alike.to_bytes() == who_inherits(towers, content(), served.repeats).to_bytes()
+    np.testing.assert_array_equal(again.table, embed_items(towers, content()))
 
 
 @pytest.mark.parametrize(("says", "follows"), [(False, 1.0), (True, 0.0)])

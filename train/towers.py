@@ -157,12 +157,11 @@ class Block(nn.Module):
         return x + self.drop(self.outer(states * gate))  # type: ignore[no-any-return]
 
     def step(self, x: Tensor, state: Tensor, rounded: bool) -> tuple[Tensor, Tensor]:
-        """One event: x, state float32 [B, W] -> the same; rounded: the state holds float16 values."""
+        """One event: x, state float32 [B, W] -> x and the state after it, float16 where it is `rounded`."""
         decay, value, gate = self._event(x)
-        state = value + decay * (state - value)
-        if rounded:
-            state = state.half().float()
-        return x + self.outer(state * gate), state
+        after = value + decay * (state - value)
+        kept = after.half() if rounded else after
+        return x + self.outer(kept.float() * gate), kept
 
     def _event(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         forget, value, gate = self.inner(self.norm(x)).float().chunk(3, -1)
@@ -210,7 +209,7 @@ class UserTower(nn.Module):
         if not torch.compiler.is_exporting() and state.shape[0] != STEP_ROWS:
             return self._in_fixed_shape(state, item, kind, gap, value)
         state, vector = self._walk(state.float(), item.float(), kind, gap, value, rounded=True)
-        return state.half(), vector.half()
+        return state, vector.half()
 
     def _in_fixed_shape(self, *columns: Tensor) -> tuple[Tensor, Tensor]:
         users = columns[0].shape[0]

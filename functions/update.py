@@ -35,7 +35,7 @@ Users = dict[str, list[StreamRecord]]  # by user key
 
 WID_BYTES = 8
 TRIES = 5  # of one user's put, when other writers come between
-SPARE_S = 15.0  # of the function's time: no call is begun then, for one may take as long until it gives up
+SPARE_S = 15.0  # of the function's time: no call is begun then, for one of the table may take as long
 # What a pure function raises once for the same row and events, it raises every time.
 FOR_EVER = (ArithmeticError, CorruptRow, LookupError, TypeError, ValueError)
 

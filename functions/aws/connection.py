@@ -1,15 +1,18 @@
 """One kept connection, and the part of HTTP/1.1 (RFC 9112) that AWS's services speak.
 
 The standard library's client draws in all of `email` to read a dozen lines, 15 ms of a cold start and most of
-what an answer costs. What is read here is held against it in the tests.
+what an answer costs. What is read here is held against it in the tests. Of what comes an error says lengths
+alone: it may be a secret.
 """
 
 from __future__ import annotations
 
+import io
 import os
 import select
 import socket
 import ssl
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import cache
@@ -87,15 +90,40 @@ def _length(headers: Mapping[str, str]) -> float:
     if stated is None:
         return float("inf")
     if not (stated.isascii() and stated.isdecimal()):
-        raise NoAnswer(f"content-length {stated[:100]!r}; expected a number")
+        raise NoAnswer(f"content-length: {len(stated)} bytes; expected a number")
     return int(stated)
+
+
+class Arriving(io.RawIOBase):
+    """What comes over a socket until a moment: all pieces together have the time, however small they are."""
+
+    def __init__(self, wire: socket.socket, time_s: float) -> None:
+        self._wire, self._time_s = wire, time_s
+        self.begin()
+
+    def begin(self) -> None:
+        """The time runs from now."""
+        self._ends_s = time.monotonic() + self._time_s
+        self._wire.settimeout(self._time_s)  # sending has as much
+
+    def readable(self) -> bool:
+        """What a buffer asks first."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """What is there, once there is something; raises OSError."""
+        left_s = self._ends_s - time.monotonic()
+        if left_s <= 0:
+            raise TimeoutError(f"not all of an answer in {self._time_s:g} s")
+        self._wire.settimeout(left_s)
+        return self._wire.recv_into(buffer)
 
 
 class Connection:
     """An open connection, for one request after the other."""
 
     def __init__(self, target: Target, connect_s: float, read_s: float) -> None:
-        """Raises NoAnswer, TimedOut."""
+        """`read_s` is the time of a whole answer; raises NoAnswer, TimedOut."""
         self.target, self.old = target, False  # old: the other side speaks HTTP/1.0, and closes
         try:
             self._socket = socket.create_connection((target.host, target.port), connect_s)
@@ -106,11 +134,15 @@ class Connection:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             if target.tls:
                 self._socket = trust().wrap_socket(self._socket, server_hostname=target.host)
-            self._socket.settimeout(read_s)
         except OSError as error:
             self._socket.close()
             raise failed(error, f"connecting to {target.authority}") from error
-        self._file = self._socket.makefile("rb")
+        self._read_s = read_s
+        self._open()
+
+    def _open(self) -> None:
+        self._arriving = Arriving(self._socket, self._read_s)
+        self._file = io.BufferedReader(self._arriving)
 
     @property
     def alive(self) -> bool:
@@ -127,8 +159,7 @@ class Connection:
         head = "\r\n".join(lines)
         if len(head.splitlines()) != len(lines):
             raise ValueError(f"{method} {path!r}: a line break in a header or in the path")
-        self._file.close()
-        self._file = self._socket.makefile("rb")  # with nothing in it that came after the last answer's end
+        self._open()  # with nothing in it that came after the last answer's end
         try:
             self._socket.sendall(f"{head}\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body)
             first = self._file.readline(MAX_LINE)
@@ -147,7 +178,7 @@ class Connection:
     def _status(self, line: bytes) -> int:
         version, _, rest = line.partition(b" ")
         if version not in (b"HTTP/1.1", b"HTTP/1.0") or not rest[:3].isdigit() or rest[3:4].isdigit():
-            raise NoAnswer(f"{self.target.authority}: {line[:100]!r}; expected a status of HTTP/1.1")
+            raise NoAnswer(f"{self.target.authority}: {len(line)} bytes; expected a status of HTTP/1.1")
         self.old = version == b"HTTP/1.0"
         return int(rest[:3])
 
@@ -160,9 +191,13 @@ class Connection:
                 return headers
             name, colon, value = line.partition(b":")
             if not colon:
-                raise NoAnswer(f"{self.target.authority}: {line[:100]!r}; expected a header")
+                raise NoAnswer(f"{self.target.authority}: {len(line)} bytes; expected a header")
             headers[name.strip().lower().decode("latin-1")] = value.strip().decode("latin-1")
         raise NoAnswer(f"{self.target.authority}: more than {MAX_HEADERS} headers")
+
+    def go_on(self) -> None:
+        """What is left to read of an answer has the whole time again."""
+        self._arriving.begin()
 
     def line(self) -> bytes:
         """The next line, its end included; raises NoAnswer, TimedOut."""

@@ -45,7 +45,8 @@ XML_ERROR = re.compile(rb"<Error>.*?<Code>([^<]+)</Code>(?:.*?<Message>([^<]*)</
 
 
 class Limits(NamedTuple):
-    """Seconds for a connection and for each piece of an answer, attempts in all, connections kept."""
+    """Seconds for a connection and for an answer, from sending to its end (of a file that is read in pieces:
+    for each); attempts in all, connections kept."""
 
     connect_s: float
     read_s: float
@@ -171,9 +172,11 @@ class Reply:
             self._settle()
 
     def iter_chunks(self, size: int) -> Iterator[bytes]:
-        """All that is left, in pieces."""
+        """All that is left, in pieces; each has the time of a whole answer."""
         while piece := self.read(size):
             yield piece
+            if self._connection is not None:  # or it is another request's by now
+                self._connection.go_on()
 
     def json(self) -> dict[str, Any]:
         """The answer of a service that speaks JSON; raises NoAnswer for what is none."""
@@ -182,7 +185,7 @@ class Reply:
         stated = self.headers.get("x-amz-crc32")  # DynamoDB's
         if len(body) > MOST or (stated is not None and stated != str(zlib.crc32(body))):
             raise NoAnswer(
-                f"{len(body)} bytes, crc32 {zlib.crc32(body)}; expected {stated}, {MOST} bytes at most"
+                f"{len(body)} bytes; expected {MOST} bytes at most, and the crc32 that their header states"
             )
         said = json.loads(body)
         if not isinstance(said, dict):

@@ -11,10 +11,11 @@ from typing import NamedTuple
 
 
 class Said(NamedTuple):
-    """One answer: its bytes, and whether the connection ends with them."""
+    """One answer: its bytes, whether the connection ends with them, and the seconds before each byte."""
 
     data: bytes
     ends: bool = False
+    apart_s: float = 0.0
 
 
 class Request(NamedTuple):
@@ -54,6 +55,7 @@ class Scripted:
         self._left, self._tls = deque(a if isinstance(a, Said) else Said(a) for a in answers), tls
         self.requests: list[Request] = []
         self.connections = 0
+        self._over = threading.Event()
         self._open: list[socket.socket] = []
         self._threads: list[threading.Thread] = []
         self._listening = socket.create_server(("127.0.0.1", 0))
@@ -68,6 +70,7 @@ class Scripted:
         with suppress(OSError):
             self._listening.shutdown(socket.SHUT_RDWR)
         self._listening.close()
+        self._over.set()
         self.drop()
         for thread in self._threads:
             thread.join(5)
@@ -110,7 +113,16 @@ class Scripted:
         body = file.read(int(request.headers.get("content-length", "0")))  # type: ignore[attr-defined]
         self.requests.append(request._replace(body=body))
         said = self._left.popleft() if self._left else HANG_UP
-        connection.sendall(said.data)
+        self._say(said, connection)
         if said.ends:
             connection.shutdown(socket.SHUT_RDWR)
         return not said.ends
+
+    def _say(self, said: Said, connection: socket.socket) -> None:
+        if not said.apart_s:
+            connection.sendall(said.data)
+            return
+        for byte in said.data:
+            if self._over.wait(said.apart_s):
+                return
+            connection.sendall(bytes([byte]))

@@ -6,6 +6,8 @@ import http.client
 import io
 import socket
 import threading
+from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,32 +15,56 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from functions.aws.connection import Answer, Connection, Target
-from functions.aws.errors import Closed, NoAnswer
+from functions.aws.errors import Closed, NoAnswer, TimedOut
+from functions.aws.transport import Reply
 
 TARGET = Target("127.0.0.1", 80, False)
 
 
 class Wire:
-    """A socket that has all its bytes already."""
+    """A socket whose bytes come in pieces, each after so many seconds of a clock that only it moves."""
 
-    def __init__(self, data: bytes) -> None:
-        self._data = data
+    def __init__(self, data: bytes, size: int = 16, apart_s: float = 0.0) -> None:
+        self._data, self._size, self._apart_s = io.BytesIO(data), size, apart_s
+        self.now_s, self._patience_s = 7.0, 0.0
 
     def makefile(self, mode: str) -> io.BufferedReader:
-        return io.BufferedReader(io.BytesIO(self._data), 16)  # type: ignore[arg-type]
+        """What the standard library reads from."""
+        return io.BufferedReader(self._data)  # type: ignore[arg-type]
+
+    def settimeout(self, patience_s: float) -> None:
+        """For what is sent or received next."""
+        assert patience_s > 0
+        self._patience_s = patience_s
 
     def sendall(self, data: bytes) -> None:
         """Gone."""
 
+    def recv_into(self, buffer: memoryview) -> int:
+        """The next piece, or a timeout."""
+        self.now_s += min(self._apart_s, self._patience_s)
+        if self._apart_s > self._patience_s:
+            raise TimeoutError("timed out")
+        piece = self._data.read(min(self._size, len(buffer)))
+        buffer[: len(piece)] = piece
+        return len(piece)
+
     def close(self) -> None:
         """Nothing."""
 
+    def connection(self, monkeypatch: pytest.MonkeyPatch, time_s: float) -> Connection:
+        """To where the bytes come from, by the wire's own clock."""
+        monkeypatch.setattr("functions.aws.connection.time", SimpleNamespace(monotonic=lambda: self.now_s))
+        monkeypatch.setattr("functions.aws.connection.socket.create_connection", lambda *given: self)
+        return Connection(TARGET, 1.0, time_s)
+
+    def setsockopt(self, *given: int) -> None:
+        """As it likes."""
+
 
 def asked(data: bytes) -> Answer:
-    connection = Connection.__new__(Connection)
-    connection.target, connection.old = TARGET, False
-    connection._socket = Wire(data)  # type: ignore[assignment]
-    connection._file = connection._socket.makefile("rb")
+    with pytest.MonkeyPatch.context() as patched:
+        connection = Wire(data).connection(patched, 5.0)
     return connection.ask("GET", "/", {})
 
 
@@ -136,7 +162,96 @@ def test_answers_are_read_as_the_standard_library_reads_them(
 def test_what_is_no_answer_is_told(data: bytes) -> None:
     with pytest.raises(NoAnswer) as told:
         asked(data).read()
-    assert not isinstance(told.value, Closed)
+    assert not isinstance(told.value, Closed | TimedOut)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"hush\r\n",
+        b"HTTP/1.1 hush\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nhush\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nhush",
+        b"HTTP/1.1 200 OK\r\ncontent-length: hush\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhush",
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nhush\r\n",
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\nhush\r\n",
+    ],
+)
+def test_nothing_of_what_comes_is_quoted(data: bytes) -> None:
+    with pytest.raises(NoAnswer) as told:
+        asked(data).read()
+    assert "hush" not in str(told.value)
+
+
+BODY = bytes(range(256)) * 2
+PLAIN = b"HTTP/1.1 200 OK\r\ncontent-length: 512\r\n\r\n" + BODY
+DRIPPING = {
+    "its head": b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 90 + b"content-length: 0\r\n\r\n",
+    "go on, go on": b"HTTP/1.1 100 Continue\r\n\r\n" * 20 + b"HTTP/1.1 204 None\r\n\r\n",
+    "its body": PLAIN,
+    "its chunks": b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n" + in_chunks(BODY, [9] * 40, b""),
+    "until it closes": b"HTTP/1.1 200 OK\r\n\r\n" + BODY,
+}
+
+
+@pytest.mark.parametrize("data", DRIPPING.values(), ids=DRIPPING)
+def test_all_pieces_of_an_answer_have_one_time(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each comes in time, and all together do not: by the deadline it is over, to the moment."""
+    for apart_s, time_s in ((0.9, 2.0), (0.25, 2.0), (1.0, 1.5)):
+        wire = Wire(data, apart_s=apart_s)
+        connection, began_s = wire.connection(monkeypatch, time_s), wire.now_s
+        with pytest.raises(TimedOut):
+            connection.ask("GET", "/", {}).read()
+        assert wire.now_s - began_s == pytest.approx(time_s)
+    wire = Wire(data, apart_s=0.25)
+    wire.connection(monkeypatch, 60.0).ask("GET", "/", {}).read()
+
+
+def test_each_request_of_a_connection_has_its_own_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    empty = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"
+    wire = Wire(empty * 9, size=len(empty), apart_s=0.9)
+    connection = wire.connection(monkeypatch, 1.0)
+    for _ in range(9):
+        assert connection.ask("GET", "/", {}).over
+        wire.now_s += 60
+
+
+@pytest.mark.parametrize(
+    "read, comes",
+    [
+        (lambda reply: reply.read(), False),
+        (lambda reply: b"".join(iter(lambda: reply.read(32), b"")), False),
+        (lambda reply: b"".join(reply.iter_chunks(32)), True),  # of two packets
+        (lambda reply: b"".join(reply.iter_chunks(128)), False),
+    ],
+    ids=["whole", "whole, in parts", "in pieces", "in pieces, each too slow"],
+)
+def test_pieces_of_a_file_have_the_time_each(
+    read: Callable[[Reply], bytes], comes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wire, kept = Wire(PLAIN, apart_s=0.15), list[Connection]()
+    connection = wire.connection(monkeypatch, 1.0)
+    pool: Any = SimpleNamespace(give_back=kept.append)
+    reply = Reply(connection.ask("GET", "/", {}), connection, pool)
+    if comes:
+        assert read(reply) == BODY and kept == [connection]
+    else:
+        with pytest.raises(TimedOut):
+            read(reply)
+        assert kept == []
+
+
+def test_who_has_given_a_connection_back_does_not_lengthen_the_next_ones_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wire, kept = Wire(PLAIN * 2, size=len(PLAIN)), list[Connection]()
+    connection = wire.connection(monkeypatch, 1.0)
+    pool: Any = SimpleNamespace(give_back=kept.append)
+    pieces = Reply(connection.ask("GET", "/", {}), connection, pool).iter_chunks(len(BODY))
+    assert next(pieces) == BODY and kept == [connection]
+    monkeypatch.setattr(connection, "go_on", lambda: pytest.fail("another's time was renewed"))
+    assert list(pieces) == []
 
 
 def test_nothing_at_all_is_told_apart() -> None:

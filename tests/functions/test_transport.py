@@ -188,6 +188,18 @@ def test_a_silent_service_is_a_timeout_and_costs_its_limit(monkeypatch: pytest.M
         assert server.connections == 3
 
 
+def test_a_service_that_drips_is_a_timeout_and_costs_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each byte comes in time; all of them would take 20 seconds."""
+    drips = Said(OK, apart_s=20 / len(OK))
+    with Scripted(drips, drips, answer(500), OK) as server:
+        client = made(server, monkeypatch, attempts=2, read_s=0.5)
+        started_s = time.monotonic()
+        with pytest.raises(TimedOut):
+            get(client)
+        assert 0.99 < time.monotonic() - started_s < 5  # two attempts
+        assert get(client) == ITEM
+
+
 def test_an_address_that_does_not_answer_is_a_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
         port = full.getsockname()[1]

@@ -11,6 +11,7 @@ import pytest
 
 from functions import update
 from functions.aws.errors import Refused, TimedOut
+from functions.aws.transport import THROTTLED_S
 from tests.functions.account import BUCKET, TABLE, Account, Context, behaviour, key_of, stream_record
 from tests.functions.test_update import SHARDS, deliver, row_of, same
 
@@ -254,6 +255,14 @@ def test_when_time_is_short_the_rest_is_delivered_again(account: Account) -> Non
     assert account.items() == {}
     assert deliver(records("ann", range(2), 6)) == []
     assert same("ann", entries("ann", range(2)))
+
+
+def test_a_call_that_is_begun_in_time_ends_in_time(account: Account) -> None:
+    transport = update.updater().rows._dynamodb._transport
+    connect_s, answer_s = transport._pool._limits
+    pauses_s = sum(THROTTLED_S * 2**pause for pause in range(transport._attempts - 1))
+    slowest_s = transport._attempts * (2 * connect_s + answer_s) + pauses_s  # connecting and TLS
+    assert slowest_s <= update.SPARE_S < Context().get_remaining_time_in_millis() / 1000
 
 
 def test_the_lowest_failed_number_is_returned_whatever_the_order(

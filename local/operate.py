@@ -99,8 +99,15 @@ def _enter(options: argparse.Namespace) -> None:
 
 
 def name_credentials() -> None:
-    """Say in the environment, where alone functions look, whom boto3 takes us for: a profile, a role, …"""
-    session = boto3.session.Session()
+    """Say in the environment, where alone functions look, whom boto3 takes us for: a profile, a role, …
+
+    What that says may end within the hour. A command's calls by the functions' code are made in its first
+    seconds; what may go on for longer, a table's scan or an archive's objects, boto3's own clients read. They
+    are of the session that found the credentials, which renews them, not of one that reads the environment.
+    """
+    boto3.setup_default_session()
+    session = boto3.DEFAULT_SESSION
+    assert session is not None
     if (found := session.get_credentials()) is not None:
         access_key, secret_key, token, *_ = found.get_frozen_credentials()
         os.environ |= {"AWS_ACCESS_KEY_ID": access_key, "AWS_SECRET_ACCESS_KEY": secret_key}

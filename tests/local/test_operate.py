@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
+import sys
 from pathlib import Path
 
+import boto3
 import pytest
 
 from functions.aws.credentials import Source
 from functions.aws.transport import region
 from local.operate import name_credentials
+from tests.functions.scripted import Scripted, answer
 
 NAMES = (
     "AWS_ACCESS_KEY_ID",
@@ -18,6 +22,45 @@ NAMES = (
     "AWS_DEFAULT_REGION",
     "AWS_REGION",
 )
+
+
+@pytest.fixture(autouse=True)
+def own_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    """boto3's clients are of the test's session, and nobody's after it."""
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
+
+
+def test_credentials_that_end_are_renewed_while_a_command_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program of the profile vends them, as single sign-on and roles do: some that end within minutes."""
+    vend = tmp_path / "vend.py"
+    vend.write_text(
+        "import datetime, json, pathlib, sys\n"
+        "count = pathlib.Path(sys.argv[1])\n"
+        "count.write_text(count.read_text() + 'x' if count.exists() else 'x')\n"
+        "ends = datetime.datetime.now(datetime.UTC) + datetime.timedelta(minutes=5)\n"
+        "print(json.dumps({'Version': 1, 'AccessKeyId': f'AKID{len(count.read_text())}',"
+        " 'SecretAccessKey': 'hidden', 'SessionToken': 'token', 'Expiration': ends.isoformat()}))\n"
+    )
+    (tmp_path / "config").write_text(
+        f"[profile shop]\nregion = eu-west-3\ncredential_process = {sys.executable} {vend} {tmp_path / 'n'}\n"
+    )
+    for name in NAMES:
+        monkeypatch.setenv(name, "")  # so that it is taken back
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_PROFILE", "shop")
+    name_credentials()
+    named = os.environ["AWS_ACCESS_KEY_ID"]
+    with Scripted(answer(200, b"{}"), answer(200, b"{}")) as server:
+        dynamodb = boto3.client("dynamodb", endpoint_url=server.url)
+        for _ in range(2):
+            dynamodb.list_tables()
+        signers = [re.search(r"AKID\d+", r.headers["authorization"]) for r in server.requests]
+    numbers = [int(named[4:]), *(int(found[0][4:]) for found in signers if found)]
+    assert len(numbers) == 3 and numbers[0] < numbers[1] < numbers[2]
 
 
 def test_a_profile_becomes_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ from functions.core.served import ServedBundle, open_bundle
 POINTER = "pointer.json"
 REFRESH_S = 30.0
 REFUSED_S = 300.0  # a bundle that was refused is not fetched again for so long
-CHUNK = 2**20
+CHUNK = 2**18  # of a file, lost where it is broken off
 SPARE_BYTES = 16 * 2**20  # of /tmp, left free
 
 

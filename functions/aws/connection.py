@@ -95,7 +95,10 @@ def _length(headers: Mapping[str, str]) -> float:
 
 
 class Arriving(io.RawIOBase):
-    """What comes over a socket until a moment: all pieces together have the time, however small they are."""
+    """What comes over a socket until a moment: all pieces together have the time, however small they are.
+
+    What has come by then is still taken when it is over: the environment may have been frozen meanwhile.
+    """
 
     def __init__(self, wire: socket.socket, time_s: float) -> None:
         self._wire, self._time_s = wire, time_s
@@ -112,11 +115,11 @@ class Arriving(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         """What is there, once there is something; raises OSError."""
-        left_s = self._ends_s - time.monotonic()
-        if left_s <= 0:
-            raise TimeoutError(f"not all of an answer in {self._time_s:g} s")
-        self._wire.settimeout(left_s)
-        return self._wire.recv_into(buffer)
+        self._wire.settimeout(max(self._ends_s - time.monotonic(), 0.0))
+        try:
+            return self._wire.recv_into(buffer)
+        except (BlockingIOError, ssl.SSLWantReadError):
+            raise TimeoutError(f"not all of an answer in {self._time_s:g} s") from None
 
 
 class Connection:
@@ -170,10 +173,12 @@ class Connection:
         if not first:
             raise Closed(f"{self.target.authority}: closed without an answer")
         status = self._status(first)
-        while 100 <= status < 200:  # "go on", which we do anyway
-            self._headers()
+        for _ in range(MAX_HEADERS):
+            headers = self._headers()
+            if not 100 <= status < 200:  # "go on", which we do anyway
+                return Answer(self, status, headers)
             status = self._status(self.line())
-        return Answer(self, status, self._headers())
+        raise NoAnswer(f"{self.target.authority}: {MAX_HEADERS} times told to go on")
 
     def _status(self, line: bytes) -> int:
         version, _, rest = line.partition(b" ")

@@ -33,8 +33,7 @@ class Wire:
         return io.BufferedReader(self._data)  # type: ignore[arg-type]
 
     def settimeout(self, patience_s: float) -> None:
-        """For what is sent or received next."""
-        assert patience_s > 0
+        """For what is sent or received next; 0: without waiting."""
         self._patience_s = patience_s
 
     def sendall(self, data: bytes) -> None:
@@ -44,7 +43,7 @@ class Wire:
         """The next piece, or a timeout."""
         self.now_s += min(self._apart_s, self._patience_s)
         if self._apart_s > self._patience_s:
-            raise TimeoutError("timed out")
+            raise TimeoutError("timed out") if self._patience_s else BlockingIOError("would block")
         piece = self._data.read(min(self._size, len(buffer)))
         buffer[: len(piece)] = piece
         return len(piece)
@@ -151,6 +150,7 @@ def test_answers_are_read_as_the_standard_library_reads_them(
         b"HTTP/1.1 200 OK\r\ncontent-length: 5, 5\r\n\r\n",
         b"HTTP/1.1 200 OK\r\ncontent-length: \xb2\r\n\r\n",
         b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 101 + b"\r\n",
+        b"HTTP/1.1 100 Continue\r\n\r\n" * 100 + b"HTTP/1.1 200 OK\r\n\r\n",
         b"HTTP/1.1 200 OK\r\na: " + b"b" * 2**16 + b"\r\n\r\n",
         b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n-5\r\nhello\r\n0\r\n\r\n",
         b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n+5\r\nhello\r\n0\r\n\r\n",
@@ -206,6 +206,16 @@ def test_all_pieces_of_an_answer_have_one_time(data: bytes, monkeypatch: pytest.
         assert wire.now_s - began_s == pytest.approx(time_s)
     wire = Wire(data, apart_s=0.25)
     wire.connection(monkeypatch, 60.0).ask("GET", "/", {}).read()
+
+
+def test_what_came_while_the_environment_was_frozen_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    wire = Wire(PLAIN)
+    answer = wire.connection(monkeypatch, 2.0).ask("GET", "/", {})
+    wire.now_s += 600
+    assert answer.read(300) == BODY[:300]
+    wire._apart_s = 0.001  # from here on it has not come yet
+    with pytest.raises(TimedOut, match="not all of an answer in 2 s"):
+        answer.read()
 
 
 def test_each_request_of_a_connection_has_its_own_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import datetime
 import ipaddress
 import ssl
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from cryptography import x509
@@ -14,8 +16,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from functions.aws.clients import DynamoDB, Session
-from functions.aws.connection import trust
-from functions.aws.errors import NoAnswer
+from functions.aws.connection import Connection, Target, trust
+from functions.aws.errors import NoAnswer, TimedOut
 from functions.aws.transport import Limits, Transport
 from tests.functions.scripted import Scripted, answer
 
@@ -95,3 +97,21 @@ def test_a_handshake_that_does_not_come_is_a_timeout(monkeypatch: pytest.MonkeyP
         server.url = server.url.replace("http:", "https:")
         with pytest.raises(NoAnswer, match="connecting"):
             asked(server, None, monkeypatch)
+
+
+def test_what_has_come_by_the_end_of_its_time_is_taken_and_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known, context = certificate(tmp_path, LOOPBACK)
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(known))
+    trust.cache_clear()
+    with Scripted(answer(200, b"all of it")[:-3], tls=context) as server:
+        connection = Connection(Target.of(server.url), 1, 5)
+        begun = connection.ask("GET", "/", {})
+        frozen = SimpleNamespace(monotonic=lambda: time.monotonic() + 600)
+        monkeypatch.setattr("functions.aws.connection.time", frozen)
+        assert begun.read(6) == b"all of"
+        with pytest.raises(TimedOut, match="not all of an answer in 5 s"):
+            begun.read()
+        connection.close()
+    trust.cache_clear()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+from botocore.exceptions import BotoCoreError, ClientError
 
 from functions.aws.keys import KeyTable, keys_client
 from functions.aws.rows import Rows, patient_client
@@ -86,7 +87,7 @@ def _add_user(parser: argparse.ArgumentParser) -> None:
 def _told(act: Callable[[], int]) -> int:
     try:
         return act()
-    except (VitrineError, OSError, ValueError) as error:
+    except (VitrineError, OSError, ValueError, BotoCoreError, ClientError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 

@@ -97,7 +97,8 @@ def _length(headers: Mapping[str, str]) -> float:
 class Arriving(io.RawIOBase):
     """What comes over a socket until a moment: all pieces together have the time, however small they are.
 
-    What has come by then is still taken when it is over: the environment may have been frozen meanwhile.
+    What has come by then is still taken when it is over, for as long again at most: the environment may have
+    been frozen meanwhile, and who sends faster than it is read is never waited for.
     """
 
     def __init__(self, wire: socket.socket, time_s: float) -> None:
@@ -106,7 +107,7 @@ class Arriving(io.RawIOBase):
 
     def begin(self) -> None:
         """The time runs from now."""
-        self._ends_s = time.monotonic() + self._time_s
+        self._ends_s, self._stops_s = time.monotonic() + self._time_s, float("inf")
         self._wire.settimeout(self._time_s)  # sending has as much
 
     def readable(self) -> bool:
@@ -115,11 +116,16 @@ class Arriving(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         """What is there, once there is something; raises OSError."""
-        self._wire.settimeout(max(self._ends_s - time.monotonic(), 0.0))
+        now_s = time.monotonic()
+        if now_s >= self._ends_s:
+            self._stops_s = min(self._stops_s, now_s + self._time_s)
+        self._wire.settimeout(max(self._ends_s - now_s, 0.0))
         try:
-            return self._wire.recv_into(buffer)
+            if now_s < self._stops_s:
+                return self._wire.recv_into(buffer)
         except (BlockingIOError, ssl.SSLWantReadError):
-            raise TimeoutError(f"not all of an answer in {self._time_s:g} s") from None
+            pass
+        raise TimeoutError(f"not all of an answer in {self._time_s:g} s")
 
 
 class Connection:

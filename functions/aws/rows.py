@@ -28,7 +28,7 @@ def hot_client(deadline_ms: int) -> Any:
 
 
 def patient_client() -> Any:
-    """For the stream's batches: a call takes 12 s at most, three tries and the waits between them."""
+    """For the stream's batches: a call takes 15 s at most, three tries and the waits between them."""
     return client("dynamodb", connect_s=1.0, read_s=2.0, attempts=3, connections=WRITERS)
 
 

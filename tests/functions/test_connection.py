@@ -218,6 +218,22 @@ def test_what_came_while_the_environment_was_frozen_is_taken(monkeypatch: pytest
         answer.read()
 
 
+def test_who_sends_faster_than_is_read_is_not_listened_to_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is always something in the socket; taking it is what takes the time."""
+    wire = Wire(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n" + b"1\r\na\r\n" * 9_000)
+    connection, began_s = wire.connection(monkeypatch, 2.0), wire.now_s
+    receive = wire.recv_into
+
+    def slowly(buffer: memoryview) -> int:
+        wire.now_s += 0.125
+        return receive(buffer)
+
+    monkeypatch.setattr(wire, "recv_into", slowly)
+    with pytest.raises(TimedOut, match="not all of an answer in 2 s"):
+        connection.ask("GET", "/", {}).read()
+    assert wire.now_s - began_s == 4.0
+
+
 def test_each_request_of_a_connection_has_its_own_time(monkeypatch: pytest.MonkeyPatch) -> None:
     empty = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"
     wire = Wire(empty * 9, size=len(empty), apart_s=0.9)

@@ -12,7 +12,7 @@ import pytest
 
 from functions.aws.credentials import Source
 from functions.aws.transport import region
-from local.operate import name_credentials
+from local.operate import keys, name_credentials
 from tests.functions.scripted import Scripted, answer
 
 NAMES = (
@@ -89,3 +89,12 @@ def test_who_has_none_is_told_by_the_functions(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     name_credentials()
     assert not {name for name in NAMES if name in os.environ}
+
+
+def test_a_profile_that_is_not_there_is_told_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_PROFILE", "another shop")
+    assert keys(["--aws", "--out", str(tmp_path / "keys.jsonl")]) == 1
+    assert re.fullmatch(r"error: .*another shop.*\n", capsys.readouterr().err)

@@ -147,11 +147,6 @@ class Connection:
             self._socket.close()
             raise failed(error, f"connecting to {target.authority}") from error
         self._read_s = read_s
-        self._open()
-
-    def _open(self) -> None:
-        self._arriving = Arriving(self._socket, self._read_s)
-        self._file = io.BufferedReader(self._arriving)
 
     @property
     def alive(self) -> bool:
@@ -168,7 +163,8 @@ class Connection:
         head = "\r\n".join(lines)
         if len(head.splitlines()) != len(lines):
             raise ValueError(f"{method} {path!r}: a line break in a header or in the path")
-        self._open()  # with nothing in it that came after the last answer's end
+        self._arriving = Arriving(self._socket, self._read_s)
+        self._file = io.BufferedReader(self._arriving)  # without what came after the last answer's end
         try:
             self._socket.sendall(f"{head}\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body)
             first = self._file.readline(MAX_LINE)
@@ -248,7 +244,6 @@ class Connection:
 
     def close(self) -> None:
         """End it."""
-        self._file.close()
         self._socket.close()
 
 

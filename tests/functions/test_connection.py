@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import http.client
 import io
 import socket
@@ -26,7 +27,7 @@ class Wire:
 
     def __init__(self, data: bytes, size: int = 16, apart_s: float = 0.0) -> None:
         self._data, self._size, self._apart_s = io.BytesIO(data), size, apart_s
-        self.now_s, self._patience_s = 7.0, 0.0
+        self.now_s, self._patience_s, self._closed = 7.0, 0.0, False
 
     def makefile(self, mode: str) -> io.BufferedReader:
         """What the standard library reads from."""
@@ -41,6 +42,8 @@ class Wire:
 
     def recv_into(self, buffer: memoryview) -> int:
         """The next piece, or a timeout."""
+        if self._closed:
+            raise OSError(errno.EBADF, "Bad file descriptor")
         self.now_s += min(self._apart_s, self._patience_s)
         if self._apart_s > self._patience_s:
             raise TimeoutError("timed out") if self._patience_s else BlockingIOError("would block")
@@ -49,7 +52,8 @@ class Wire:
         return len(piece)
 
     def close(self) -> None:
-        """Nothing."""
+        """Nothing comes any more."""
+        self._closed = True
 
     def connection(self, monkeypatch: pytest.MonkeyPatch, time_s: float) -> Connection:
         """To where the bytes come from, by the wire's own clock."""
@@ -266,6 +270,8 @@ def test_pieces_of_a_file_have_the_time_each(
         with pytest.raises(TimedOut):
             read(reply)
         assert kept == []
+        with pytest.raises(NoAnswer):  # it is closed
+            reply.read()
 
 
 def test_who_has_given_a_connection_back_does_not_lengthen_the_next_ones_time(
@@ -326,5 +332,12 @@ def test_small_packets_are_not_held_back_and_dead_peers_are_noticed() -> None:
         own = connection._socket
         assert own.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
         assert own.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
-        assert own.gettimeout() == 2.5
+        connection.close()
+
+
+def test_sending_has_the_time_of_an_answer() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        connection = Connection(Target("127.0.0.1", deaf.getsockname()[1], False), 1, 0.2)
+        with pytest.raises(TimedOut):
+            connection.ask("PUT", "/", {}, bytes(2**26))
         connection.close()

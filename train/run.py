@@ -17,7 +17,7 @@ import torch.distributed as dist
 
 from functions.core.features import ItemFeatures, Vocabulary, item_features
 from train.card import CARD, data_facts, training_facts, write_card
-from train.checkpoint import FILES, load, save, write_meta
+from train.checkpoint import FILES, Meta, load, save, write_meta
 from train.fit import STOP_ON, UNFINISHED, CannotResume, History, fit, identity
 from train.handover import (
     CATALOGUE,
@@ -245,8 +245,8 @@ def _learn_all(task: Task, asked: Asked, trained: Trained, first: bool) -> Train
     return replace(trained, again_s=time.monotonic() - started)
 
 
-def _refit(log: Interactions, features: ItemFeatures, out: Path) -> None:
-    """Place what the log has not met by its content, in the checkpoint that training left.
+def _refit(log: Interactions, features: ItemFeatures, out: Path) -> tuple[Towers, Meta]:
+    """Place what the log has not met by its content, in the checkpoint that training left; returns that.
 
     Once: should a run that was interrupted later come here again, the weights are the same.
     """
@@ -254,20 +254,21 @@ def _refit(log: Interactions, features: ItemFeatures, out: Path) -> None:
     if not is_refitted(towers.item):
         refit(towers.item, log, features)
         save(out, towers, meta)
+    return towers, meta
 
 
 def _complete(task: Task, out: Path) -> Towers:
     """Make a checkpoint of the second training's towers, with what the validation chose for the first's."""
-    _refit(task.parts.train, task.features, out / WHOLE)
+    towers, _ = _refit(task.parts.train, task.features, out / WHOLE)
     write_meta(out / WHOLE, load(out)[1])
-    return load(out / WHOLE)[0]
+    return towers
 
 
 def _report(task: Task, asked: Asked, how: str, trained: Trained) -> Report:
     """What metrics.json says, but for the rows that were dropped and the seconds."""
     out, history = asked.out, trained.history
     start_s = start_of_test(task.parts.train) if how == "time" else None
-    chosen, served = choose(out, task.features, task.inner, int(task.log.time_s.max()), asked.seed)
+    chosen, served = choose(out, task.features, task.inner, _latest_s(task.log), asked.seed)
     if trained.again_s is not None:
         served = served.retrained(_complete(task, out), task.features)
     measured = measure(served, task.features, task.log, task.parts, how, asked.freshness_events, asked.seed)

@@ -25,9 +25,14 @@ NAMES = (
 
 
 @pytest.fixture(autouse=True)
-def own_session(monkeypatch: pytest.MonkeyPatch) -> None:
-    """boto3's clients are of the test's session, and nobody's after it."""
+def nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """boto3 knows no credentials and no session; what a test names is taken back after it."""
     monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
+    for name in (*NAMES, "AWS_PROFILE"):
+        monkeypatch.setenv(name, "")  # so that it is taken back
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
 
 
 def test_credentials_that_end_are_renewed_while_a_command_runs(
@@ -46,11 +51,6 @@ def test_credentials_that_end_are_renewed_while_a_command_runs(
     (tmp_path / "config").write_text(
         f"[profile shop]\nregion = eu-west-3\ncredential_process = {sys.executable} {vend} {tmp_path / 'n'}\n"
     )
-    for name in NAMES:
-        monkeypatch.setenv(name, "")  # so that it is taken back
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
-    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
     monkeypatch.setenv("AWS_PROFILE", "shop")
     name_credentials()
     named = os.environ["AWS_ACCESS_KEY_ID"]
@@ -64,16 +64,10 @@ def test_credentials_that_end_are_renewed_while_a_command_runs(
 
 
 def test_a_profile_becomes_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    profile = tmp_path / "credentials"
-    profile.write_text(
+    (tmp_path / "credentials").write_text(
         "[shop]\naws_access_key_id = AKID\naws_secret_access_key = hidden\naws_session_token = token\n"
     )
     (tmp_path / "config").write_text("[profile shop]\nregion = eu-west-3\n")
-    for name in NAMES:
-        monkeypatch.setenv(name, "")  # so that it is taken back
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(profile))
-    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
     monkeypatch.setenv("AWS_PROFILE", "shop")
     name_credentials()
     found = Source(os.environ).get()
@@ -81,11 +75,7 @@ def test_a_profile_becomes_the_environment(tmp_path: Path, monkeypatch: pytest.M
     assert region() == "eu-west-3"
 
 
-def test_who_has_none_is_told_by_the_functions(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in (*NAMES, "AWS_PROFILE"):
-        monkeypatch.delenv(name, raising=False)
-    for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
-        monkeypatch.setenv(name, str(tmp_path / "none"))
+def test_who_has_none_is_told_by_the_functions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     name_credentials()
     assert not {name for name in NAMES if name in os.environ}
@@ -94,7 +84,6 @@ def test_who_has_none_is_told_by_the_functions(monkeypatch: pytest.MonkeyPatch, 
 def test_a_profile_that_is_not_there_is_told_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
     monkeypatch.setenv("AWS_PROFILE", "another shop")
     assert keys(["--aws", "--out", str(tmp_path / "keys.jsonl")]) == 1
     assert re.fullmatch(r"error: .*another shop.*\n", capsys.readouterr().err)

@@ -31,6 +31,7 @@ from functions.core.records import encode_erasure
 from functions.core.requests import require_empty, require_no_query, subject
 from functions.core.times import rfc3339
 from functions.core.tokens import Keys, sign
+from functions.core.user_row import RECEIPT_BYTES, WID_BYTES
 
 TRIES = 5  # when the stream's reader writes the row meanwhile
 route = Routes()
@@ -75,7 +76,7 @@ class Eraser:
         """
         older = b""
         for _ in range(TRIES):
-            receipt = secrets.token_bytes(8)
+            receipt = secrets.token_bytes(RECEIPT_BYTES)
             position = self.log.put(key, encode_erasure(key, receipt))
             standing = self._bury(key, receipt, position, now_s, older)
             if not standing:
@@ -95,14 +96,14 @@ class Eraser:
                     return b""
                 if row and row.erasing_since_s and row.erased != older:
                     return row.erased
-                new = replace(tombstone(row, receipt, now_s), wid=os.urandom(8))
+                new = replace(tombstone(row, receipt, now_s), wid=os.urandom(WID_BYTES))
                 expected = row.version if row else 0
                 self.rows.put(key, replace(new, version=expected + 1), expected, now_s)
                 return b""
             except VersionConflict:
                 continue
             except CorruptRow:  # nobody writes such a row; a version that no writer can have read
-                new = replace(tombstone(None, receipt, now_s), version=now_s, wid=os.urandom(8))
+                new = replace(tombstone(None, receipt, now_s), version=now_s, wid=os.urandom(WID_BYTES))
                 self.rows.put(key, new, None, now_s)
                 return b""
         raise Unavailable(f"another writer was faster {TRIES} times; ask again")

@@ -28,12 +28,11 @@ from functions.core.erasure import surviving
 from functions.core.errors import CorruptRow, Unavailable, VersionConflict
 from functions.core.fold import Encoder, Folded, fold
 from functions.core.pointer import CHALLENGER
-from functions.core.user_row import UserRow
+from functions.core.user_row import WID_BYTES, UserRow
 
 Work = TypeVar("Work")
 Users = dict[str, list[StreamRecord]]  # by user key
 
-WID_BYTES = 8
 TRIES = 5  # of one user's put, when other writers come between
 SPARE_S = 15.0  # of the function's time: no call is begun then, for one of the table may take as long
 # What a pure function raises once for the same row and events, it raises every time.

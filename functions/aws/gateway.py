@@ -50,12 +50,12 @@ class Routes:
     def serve(self, event: Mapping[str, Any]) -> Answer:
         """The answer to one API Gateway event, with the time that it took."""
         started_s = time.perf_counter()
-        answer = self._answer(event)
+        answer = self._routed(event)
         duration_ms = 1000 * (time.perf_counter() - started_s)
         answer["headers"]["Server-Timing"] = f"handler;dur={duration_ms:.2f}"
         return answer
 
-    def _answer(self, event: Mapping[str, Any]) -> Answer:
+    def _routed(self, event: Mapping[str, Any]) -> Answer:
         try:
             request = Request(event)
             route = self._routes.get((request.method, request.path))

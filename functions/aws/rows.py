@@ -11,7 +11,7 @@ from functions.aws.clients import client, error_code, unavailable
 from functions.aws.errors import Failure, NoAnswer, TimedOut
 from functions.core.erasure import is_tombstone
 from functions.core.errors import CorruptRow, VersionConflict
-from functions.core.user_row import UserRow, decode, encode
+from functions.core.user_row import WID_BYTES, UserRow, decode, encode
 
 LIFETIME_S = 390 * 86_400  # a row that no event reaches for 13 months is forgotten
 TOMBSTONE_S = 8 * 86_400  # longer than the stream keeps a record
@@ -131,9 +131,9 @@ def from_item(item: Mapping[str, Mapping[str, Any]]) -> UserRow:
         row = decode({name: item[name][tag] for name, tag in TAGS.items() if name in item})
     except (KeyError, TypeError, ValueError) as error:
         raise CorruptRow(f"{error!r}; expected the attributes of a user row") from error
-    if row.version < 1 or len(row.wid) != 8:
+    if row.version < 1 or len(row.wid) != WID_BYTES:
         raise CorruptRow(
-            f"version {row.version}, wid of {len(row.wid)} bytes; expected >= 1 and 8 (user row)"
+            f"version {row.version}, wid of {len(row.wid)} bytes; expected >= 1 and {WID_BYTES} (user row)"
         )
     return row
 

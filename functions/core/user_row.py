@@ -22,6 +22,7 @@ from functions.core.ring import ENTRY_BYTES, NO_RING, Ring
 SEEN = 12
 MARKS = 2  # the shard that a user is on now and the one before; parents are drained before children
 MAX_BYTES = 2048
+WID_BYTES, RECEIPT_BYTES = 8, 8  # a writer's mark on what it wrote; what names an erasure
 MAX_SEQUENCE = 10**129 - 1  # Kinesis: up to 129 digits
 
 _SEEN = struct.Struct(">6sI")
@@ -61,7 +62,7 @@ class UserRow:
     seen: tuple[tuple[bytes, int], ...] = ()
     marks: tuple[tuple[bytes, int], ...] = ()
     version: int = 0
-    wid: bytes = bytes(8)
+    wid: bytes = bytes(WID_BYTES)
     erased: bytes = b""  # receipt of the last erasure, 8 bytes
     erasing_since_s: int = 0  # when it was asked for, while the log has yet to bring it; else 0
 
@@ -150,7 +151,7 @@ def decode(attributes: Mapping[str, object]) -> UserRow:
         seen=tuple(_SEEN.iter_unpack(seen)),
         marks=_unpack_marks(_bytes(attributes, "marks", 1)),
         version=int(str(attributes["v"])),
-        wid=_bytes(attributes, "wid", 8),
+        wid=_bytes(attributes, "wid", WID_BYTES),
         erased=erased,
         erasing_since_s=erasing_since_s,
     )
@@ -170,9 +171,9 @@ def _pack_era(row: UserRow) -> bytes:
 
 def _unpack_era(attributes: Mapping[str, object]) -> tuple[bytes, int]:
     value = _bytes(attributes, "era", 4) if "era" in attributes else b""
-    if len(value) not in (0, 8, 12):
-        raise CorruptRow(f"era: {len(value)} bytes; expected 8 or 12 (user row)")
-    return value[:8], int.from_bytes(value[8:], "big")
+    if len(value) not in (0, RECEIPT_BYTES, RECEIPT_BYTES + 4):
+        raise CorruptRow(f"era: {len(value)} bytes; expected {RECEIPT_BYTES} or 4 more (user row)")
+    return value[:RECEIPT_BYTES], int.from_bytes(value[RECEIPT_BYTES:], "big")
 
 
 def _pack_mark(key: bytes, sequence: int) -> bytes:

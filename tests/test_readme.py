@@ -48,3 +48,38 @@ def test_the_tree_is_the_repositorys() -> None:
 @pytest.mark.parametrize("path", commands(r"(?:\]\(|`)((?:docs|tests|train|web)/[\w./-]+)"))
 def test_every_file_that_is_pointed_to_exists(path: str) -> None:
     assert (ROOT / path).exists()
+
+
+@pytest.mark.parametrize(
+    "page, row, figures",
+    [
+        ("quality", "Vitrine, float32, mean of 3 seeds", ".340 / .203"),
+        ("quality", "published: SASRec with full cross-entropy", ".315 / .182"),
+        ("quality", "published: HSTU-large", ".329 / .189"),
+        ("quality", "published: HSTU-large with a mixture of logits", ".341 / .198"),
+        ("quality", "Online Retail, split by time/Vitrine,", ".351 / .289"),
+        ("quality", "Online Retail, split by time/SVD", ".331 / .267"),
+        ("performance", "N = 1,000,000, d = 64/vitrine |", ".48 ms"),
+        ("performance", "N = 1,000,000, d = 64/FAISS Flat", "11.7 ms"),
+        ("performance", "N = 1,000,000, d = 64/numpy fp32", "23.8 ms"),
+        ("performance", "banners |", "1.7 ms, 3.5 ms"),
+        ("performance", "score: import, bundle open, first answer", ".33 s"),
+        ("performance", "an empty handler that imports boto3", ".17 s"),
+        ("performance", "Cost/100 |", "2.39 and 3.34"),
+        ("stream", "the update function", "23,000"),
+        ("stream", "one write per event", "3,800"),
+    ],
+)
+def test_every_figure_is_the_pages(page: str, row: str, figures: str) -> None:
+    """Each is in the README, and rounds a number of that row, or a thousandth of one: µs, ms or s."""
+    text = (ROOT / f"docs/benchmarks/{page}.md").read_text(encoding="utf-8")
+    section, _, start = row.rpartition("/")
+    line = re.search(rf"^\| {re.escape(start)}.*", text[text.index(section) :], re.MULTILINE)
+    assert line, f"{page}.md has no row {row}"
+    there = [float(n.replace(",", "")) for n in re.findall(r"(?<![\w.])\d*\.?\d[\d,.]*", line[0])]
+    for figure in re.findall(r"[\d.,]*\d", figures):
+        assert figure in README
+        plain = figure.replace(",", "")
+        digits = len(plain) - 1 if "." in plain else len(plain.rstrip("0"))
+        told = {float(f"{number / unit:.{digits}g}") for number in there for unit in (1, 1000)}
+        assert float(plain) in told, f"{figure}; {line[0]}"

@@ -12,11 +12,13 @@ import torch
 from botocore.response import StreamingBody
 
 from export.__main__ import publish
+from functions.core.alike import Alike
 from functions.core.features import Vocabulary
 from functions.core.repeats import Repeats
 from functions.core.tokens import Keys
 from train.checkpoint import Meta, save
-from train.handover import write_held_out, write_popularity, write_products
+from train.companions import MOST_PAIRS, NEAREST
+from train.handover import write_companions, write_held_out, write_popularity, write_products
 from train.log import Interactions
 from train.split import split
 from train.towers import Shape, Towers
@@ -47,7 +49,7 @@ def make_bundle(folder: Path, items: int) -> Path:
         Vocabulary(categories, brands).names(),
         int(log.time_s.max()),
         {},
-        Repeats(0.5, 16.0, inherited=0.3, newcomer=0.1),
+        Repeats(0.5, 16.0, inherited=0.3, newcomer=0.1, companions=0.3),
     )
     towers = Towers(Shape(items, CATEGORIES, BRANDS))
     with torch.no_grad():
@@ -55,11 +57,20 @@ def make_bundle(folder: Path, items: int) -> Path:
     save(checkpoint, towers, meta)
     write_products(checkpoint, sold, log.item_ids)
     write_popularity(checkpoint, log)
+    write_companions(checkpoint, _companions(items, rng))
     write_held_out(checkpoint, split(log, "leave-one-out"), 0)
     publish(
         checkpoint, folder / "bundles", None, max_loss=1.0
     )  # towers that learnt nothing have nothing to lose
     return folder / "bundles"
+
+
+def _companions(items: int, rng: np.random.Generator) -> Alike:
+    """As many of each product as training keeps."""
+    count = min(NEAREST, MOST_PAIRS // items, items - 1)
+    bounds = np.arange(items + 1, dtype=np.int32) * count
+    heirs = (np.repeat(np.arange(items), count) + rng.integers(1, items, items * count)) % items
+    return Alike(bounds, heirs.astype(np.int32), rng.uniform(0.05, 0.5, items * count).astype(np.float16))
 
 
 def _product(

@@ -12,13 +12,14 @@ from sys import intern
 import numpy as np
 from numpy.typing import NDArray
 
+from export.companions import in_rows, write_companions
 from export.embed import Content, embed
 from export.handover import Products, read_popularity, read_products
 from export.origins import ORIGINS, origins
 from export.score import require_finite
 from export.scorers import NBITS, write_scorer
 from export.towers import export_item_tower, export_user_tower
-from functions.core.alike import ALIKE
+from functions.core.alike import ALIKE, Alike
 from functions.core.bundle import Manifest, describe, state_space, write_manifest
 from functions.core.catalogue import Product, write_catalogue
 from functions.core.context import TABLE
@@ -29,6 +30,7 @@ from functions.core.served import golden
 from functions.core.slots import Slot, dump_slots
 from train.alike import find_alike
 from train.checkpoint import Meta
+from train.handover import read_companions
 from train.refit import without_id
 from train.towers import Towers
 
@@ -42,7 +44,8 @@ class Source:
     """A checkpoint as export reads it, its N items in the order that they have in the bundle.
 
     tower_ids [N]: what the item tower knows a row by, 0 for what it places by content alone. popularity [N]:
-    recency-weighted events. pruned: what was left out, and by which rule, for the manifest.
+    recency-weighted events. companions: which known products go together. pruned: what was left out, and by
+    which rule, for the manifest.
     """
 
     towers: Towers
@@ -50,6 +53,7 @@ class Source:
     products: Products
     tower_ids: Int64
     popularity: NDArray[np.float32]
+    companions: Alike = NOBODY
     pruned: Mapping[str, object] = field(default_factory=dict)
 
     @property
@@ -62,7 +66,8 @@ def read_source(folder: Path, towers: Towers, meta: Meta) -> Source:
     """The products beside the weights; raises BadCheckpoint."""
     items = len(meta.item_ids)
     tower_ids = np.where(without_id(towers.item), 0, np.arange(1, items + 1))
-    return Source(towers, meta, read_products(folder, meta), tower_ids, read_popularity(folder, items))
+    popularity, companions = read_popularity(folder, items), read_companions(folder, items)
+    return Source(towers, meta, read_products(folder, meta), tower_ids, popularity, companions)
 
 
 def write_files(source: Source, slots: Mapping[str, Slot], out: Path) -> None:
@@ -80,6 +85,8 @@ def write_files(source: Source, slots: Mapping[str, Slot], out: Path) -> None:
     write_items(source.products.shown, source.popularity, showable, out)
     origins(source.tower_ids, source.popularity, made.content).tofile(out / ORIGINS)
     write_alike(source.products.content, source.tower_ids == 0, showable, source.meta.repeats, out)
+    rows = np.arange(source.items)
+    write_companions(in_rows(source.companions, rows, source.items, showable), out)
     (out / "slots.json").write_text(dump_slots(slots), encoding="utf-8")
     _write_json(out / "vocabulary.json", source.meta.vocabulary)
 

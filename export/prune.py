@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from export.bundle import Source
+from export.companions import in_rows
 from export.embed import embed_by_torch
 from export.handover import HeldOut
 from functions.core.events import IMPRESSION
@@ -98,6 +99,7 @@ def without_rare(source: Source, held: HeldOut, least: float) -> tuple[Source, H
         products=source.products.in_order(order, left),
         tower_ids=source.tower_ids[order],
         popularity=source.popularity[order],
+        companions=in_rows(source.companions, np.argsort(order), len(order), left),
         pruned={**source.pruned, "items_below": least, "items": showable - left},
     )
     return pruned, held.in_order(order)

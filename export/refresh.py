@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.bundle import golden_histories, write_alike, write_items
+from export.companions import in_rows, write_companions
 from export.embed import CHUNK, Content, embed
 from export.handover import product
 from export.levels import recall
@@ -202,6 +203,9 @@ def _write(served: ServedBundle, old: Path, rows: _Rows, out: Path) -> tuple[str
     write_items(rows.shown, rows.origins["popularity"], rows.showable, out)
     rows.origins.tofile(out / ORIGINS)
     write_alike(rows.content, rows.origins["tower_id"] == 0, rows.showable, served.repeats, out)
+    now = np.full(served.manifest.items, -1)
+    now[rows.before[rows.before >= 0]] = np.flatnonzero(rows.before >= 0)
+    write_companions(in_rows(served.companions, now, len(rows.before), rows.showable), out)
     vectors = _visitors(served, rows)
     scorer = _write_scorer(served, rows, vectors, out)
     name = _write_manifest(served, rows, scorer, {}, out)

@@ -176,16 +176,23 @@ def _hits(top: NDArray[np.int64], targets: list[NDArray[np.int64]], k: int) -> N
 
 @dataclass(frozen=True)
 class Candidates:
-    """One user's way to a list: the best rows by dot product, the user's own, and who inherits from them."""
+    """One user's way to a list: the best rows by dot product, the user's own, and what follows from them."""
 
     best: tuple[NDArray[np.int64], NDArray[np.float32]]
     own: Own
     vector: NDArray[np.float32]
     alike: Alike = NOBODY
+    companions: Alike = NOBODY
 
     def ranked(self, repeats: Repeats, table: NDArray[np.float32]) -> tuple[Rows, Scores]:
         """What would be served, best first, with its scores; table [N, d]."""
-        return repeats.candidates(self.best, self.own, lambda wanted: table[wanted] @ self.vector, self.alike)
+        return repeats.candidates(
+            self.best,
+            self.own,
+            lambda wanted: table[wanted] @ self.vector,
+            self.alike,
+            companions=self.companions,
+        )
 
     def top(self, repeats: Repeats, table: NDArray[np.float32], k: int) -> NDArray[np.int64]:
         """The first k rows of it; -1 where there are fewer."""
@@ -201,11 +208,13 @@ def candidates(
     context: NDArray[np.float32] | None = None,
     kinds: tuple[int, ...] = Repeats.kinds,
     alike: Alike = NOBODY,
+    companions: Alike = NOBODY,
 ) -> list[Candidates]:
     """What each user's row, folded as it is when served, proposes from the embeddings `table` [N, d].
 
     context: vectors [U, d] of the moments at which the users ask (`train.context.request_vectors`). kinds:
     the event types that the repeat term counts. alike: which new products inherit from which.
+    companions: which known ones go together.
     """
     items = TowerItems(log.item_ids, table)
     encoder = torch_encoder(towers, items)
@@ -217,7 +226,8 @@ def candidates(
             vectors += context[len(found) : len(found) + len(part)]
         scores, best = (torch.from_numpy(vectors) @ whole).topk(min(CANDIDATES, len(table)), 1)
         for row, s, b, vector in zip(part, scores.numpy(), best.numpy(), vectors, strict=True):
-            found.append(Candidates((b, s), Repeats(kinds=kinds).own(row, items.rows), vector, alike))
+            own = Repeats(kinds=kinds).own(row, items.rows)
+            found.append(Candidates((b, s), own, vector, alike, companions))
     return found
 
 

@@ -10,8 +10,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from functions.core.alike import COMPANIONS, Alike, read_alike
+from functions.core.errors import CorruptBundle
 from functions.core.events import IMPRESSION
 from functions.core.features import ItemFeatures, Vocabulary, item_features
+from functions.core.repeats import NOBODY
 from train.checkpoint import BadCheckpoint
 from train.log import Interactions
 from train.split import Split, rows_by_user
@@ -66,6 +69,24 @@ def popularity(log: Interactions) -> NDArray[np.float32]:
 def write_popularity(folder: Path, log: Interactions) -> None:
     """Little-endian float32 [N]."""
     popularity(log).astype("<f4").tofile(folder / POPULARITY)
+
+
+def write_companions(folder: Path, companions: Alike) -> None:
+    """Who goes with whom, as a bundle has it; no file where nobody does."""
+    (folder / COMPANIONS).unlink(missing_ok=True)
+    if len(companions.heirs):
+        (folder / COMPANIONS).write_bytes(companions.to_bytes())
+
+
+def read_companions(folder: Path, items: int) -> Alike:
+    """The same of a checkpoint of so many item rows; raises BadCheckpoint."""
+    path = folder / COMPANIONS
+    if not path.is_file():
+        return NOBODY
+    try:
+        return read_alike(np.fromfile(path, "u1"), items, items, COMPANIONS)
+    except CorruptBundle as error:
+        raise BadCheckpoint(f"{folder}: {error}") from error
 
 
 def write_held_out(folder: Path, parts: Split, seed: int) -> None:

@@ -41,7 +41,7 @@ from train.alike import who_inherits
 from train.checkpoint import load
 from train.engines import ENGINES
 from train.evaluate import TowerItems, _event, embed_items, torch_encoder, user_rows
-from train.handover import CATALOGUE, popularity, read_features
+from train.handover import CATALOGUE, popularity, read_companions, read_features
 from train.log import Interactions, read_log
 from train.mapping import load_mapping
 from train.plots import freshness
@@ -157,10 +157,11 @@ class Ranking:
         repeats: Repeats,
         popular: NDArray[np.float32],
         alike: Alike = NOBODY,
+        companions: Alike = NOBODY,
     ) -> None:
         self.items = TowerItems(list(item_ids), table)
         self.table = torch.from_numpy(table.astype(np.float32))
-        self.repeats, self.alike = repeats, alike
+        self.repeats, self.alike, self.companions = repeats, alike, companions
         self.popular = torch.from_numpy(popular)
 
     def scores(self, rows: Sequence[UserRow]) -> Tensor:
@@ -176,7 +177,7 @@ class Ranking:
 
     def _add(self, scores: Tensor, row: UserRow) -> None:
         own = self.repeats.own(row, self.items.rows)
-        for item, bonus in self.repeats.added(own, self.alike).items():
+        for item, bonus in self.repeats.added(own, self.alike, self.companions).items():
             scores[item] += bonus
         if self.repeats.newcomer:
             new = self.repeats.newcomers(np.arange(len(scores)), own, self.alike)
@@ -236,6 +237,7 @@ def prequential(
     most_events: int = MOST_EVENTS,
     seed: int = 0,
     alike: Alike = NOBODY,
+    companions: Alike = NOBODY,
 ) -> Walked:
     """Walk the events from `start_s` on; those before are every user's history.
 
@@ -253,7 +255,7 @@ def prequential(
             f"{start} events before {_when(start_s)}, {len(log.user) - start} after; expected both"
         )
     popular = popularity(take(log, np.arange(len(log.user)) < start))[: len(table)]
-    ranking = Ranking(log.item_ids[: len(table)], table, repeats or Repeats(), popular, alike)
+    ranking = Ranking(log.item_ids[: len(table)], table, repeats or Repeats(), popular, alike, companions)
     users = _drawn(log, start, most_events, seed)
     parts = [users[a : a + USERS_AT_ONCE] for a in range(0, len(users), USERS_AT_ONCE)]
     with tqdm(total=len(users), desc="prequential", unit="user", disable=None) as bar:
@@ -390,7 +392,8 @@ def evaluate_checkpoint(
     log = onto(log, meta.item_ids)
     start_s = start_of_test(split(log, "time").train)
     encoder = torch_encoder(towers, TowerItems(list(meta.item_ids), table))
-    walked = prequential(log, start_s, encoder, table, meta.repeats, most_events, seed, alike)
+    companions = read_companions(folder, len(meta.item_ids))
+    walked = prequential(log, start_s, encoder, table, meta.repeats, most_events, seed, alike, companions)
     return {"start": _when(start_s), "seed": seed, "most_events": most_events, **summary(walked, seed)}
 
 

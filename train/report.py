@@ -23,6 +23,7 @@ from functions.core.repeats import NOBODY, Repeats
 from functions.core.user_row import Float16
 from train.alike import who_inherits
 from train.checkpoint import load, write_meta
+from train.companions import choose_companions, find_companions
 from train.context import has_context, request_vectors
 from train.evaluate import (
     CUTS,
@@ -56,31 +57,43 @@ Report = dict[str, object]
 
 @dataclass(frozen=True)
 class Served:
-    """A checkpoint as it answers: towers, embeddings of the catalogue [N, d], repeat term, who inherits."""
+    """A checkpoint as it answers: towers, embeddings of the catalogue [N, d], repeat term, who follows."""
 
     towers: Towers
     table: Float16
     repeats: Repeats
     alike: Alike = NOBODY
+    companions: Alike = NOBODY
 
     @classmethod
     def of(cls, towers: Towers, features: ItemFeatures, repeats: Repeats) -> Served:
         """As it answers with this repeat term."""
         return cls(towers, embed_items(towers, features), repeats, who_inherits(towers, features, repeats))
 
-    def retrained(self, towers: Towers, features: ItemFeatures) -> Served:
-        """As other towers of the same products answer, with the same repeat term.
+    def retrained(self, towers: Towers, features: ItemFeatures, log: Interactions) -> Served:
+        """As other towers of the same products answer, which learnt from `log`, with the same repeat term.
 
         Who inherits is looked for anew only where they place others by content alone.
         """
         same = np.array_equal(without_id(towers.item), without_id(self.towers.item))
         alike = self.alike if same else who_inherits(towers, features, self.repeats)
-        return Served(towers, embed_items(towers, features), self.repeats, alike)
+        companions = find_companions(log) if self.repeats.companions else NOBODY
+        return Served(towers, embed_items(towers, features), self.repeats, alike, companions)
 
-    def proposed(self, log: Interactions, users: list[int]) -> list[Candidates]:
-        """What is proposed to each user after the user's history in the log."""
-        kinds, alike = self.repeats.kinds, self.alike
-        return candidates(log, users, self.towers, self.table, kinds=kinds, alike=alike)
+    def proposed(
+        self, log: Interactions, users: list[int], context: NDArray[np.float32] | None = None
+    ) -> list[Candidates]:
+        """What is proposed to each user after the user's history in the log, in a context [U, d] if any."""
+        return candidates(
+            log,
+            users,
+            self.towers,
+            self.table,
+            context,
+            self.repeats.kinds,
+            self.alike,
+            self.companions,
+        )
 
     def lists(self, proposed: list[Candidates]) -> Rows:
         """The first items of each list, [U, 20], best first, -1 where there are fewer."""
@@ -138,6 +151,11 @@ def choose(
     repeats = choose_inheritance(repeats, _new_products(served, repeats, features, test, proposed, seed))
     served = replace(served, repeats=repeats, alike=who_inherits(towers, features, repeats))
     proposed = [replace(each, alike=served.alike) for each in proposed]
+    companions = find_companions(test.train)
+    repeats = choose_companions(repeats, proposed, test.targets, served.table, companions)
+    if repeats.companions:
+        served = replace(served, repeats=repeats, companions=companions)
+        proposed = [replace(each, companions=companions) for each in proposed]
     validated = evaluate(proposed, repeats, test.targets, served.table)
     write_meta(out, replace(meta, repeats=repeats, watermark_s=watermark_s, metrics=validated))
     return {"validation": validated, "repeats": asdict(repeats)}, served
@@ -193,9 +211,7 @@ def measure(
 def _in_context(served: Served, test: Exam, log: Interactions) -> Report:
     """The test as it is when every user asks where and when the next event then came."""
     context = request_vectors(served.towers.context, log, test.train, test.users)
-    there = candidates(
-        test.train, test.users, served.towers, served.table, context, served.repeats.kinds, served.alike
-    )
+    there = served.proposed(test.train, test.users, context)
     return {"test_in_context": evaluate(there, served.repeats, test.targets, served.table)}
 
 
@@ -293,5 +309,6 @@ def _estimates(top: Rows, test: Exam, seed: int, minus: Rows | None = None) -> R
 def _freshness(served: Served, log: Interactions, parts: Split, most_events: int, seed: int) -> Report:
     encoder = torch_encoder(served.towers, TowerItems(log.item_ids, served.table))
     start_s = start_of_test(parts.train)
-    walked = prequential(log, start_s, encoder, served.table, served.repeats, most_events, seed, served.alike)
+    of = served.table, served.repeats
+    walked = prequential(log, start_s, encoder, *of, most_events, seed, served.alike, served.companions)
     return {"freshness": {"most_events": most_events, **summary(walked, seed)}}

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from functions.core.alike import COMPANIONS
 from functions.core.features import ItemFeatures, Vocabulary, item_features
 from train.card import CARD, data_facts, training_facts, write_card
 from train.checkpoint import FILES, Meta, load, save, write_meta
@@ -23,6 +24,7 @@ from train.handover import (
     CATALOGUE,
     HELD_OUT,
     POPULARITY,
+    write_companions,
     write_held_out,
     write_popularity,
     write_products,
@@ -270,7 +272,8 @@ def _report(task: Task, asked: Asked, how: str, trained: Trained) -> Report:
     start_s = start_of_test(task.parts.train) if how == "time" else None
     chosen, served = choose(out, task.features, task.inner, _latest_s(task.log), asked.seed)
     if trained.again_s is not None:
-        served = served.retrained(_complete(task, out), task.features)
+        served = served.retrained(_complete(task, out), task.features, task.parts.train)
+    write_companions(out, served.companions)
     measured = measure(served, task.features, task.log, task.parts, how, asked.freshness_events, asked.seed)
     return {
         **measured,
@@ -295,7 +298,7 @@ def _second_facts(task: Task, trained: Trained) -> Report:
 
 def _open(out: Path) -> None:
     """Take away what an earlier run left that says that the folder is whole."""
-    for name in (CATALOGUE, POPULARITY, HELD_OUT, METRICS, CARD):
+    for name in (CATALOGUE, POPULARITY, HELD_OUT, COMPANIONS, METRICS, CARD):
         (out / name).unlink(missing_ok=True)
 
 

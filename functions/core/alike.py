@@ -1,10 +1,13 @@
-"""Products without a history, and the products whose content is like theirs.
+"""Which products follow from which: new ones from their like, known ones from those they are met with.
 
 What a visitor did with a product says something of its like, too. Of a product that has a history the towers
 know it; a product that training never saw has nothing but its content, and one vector says little of that. So
 it inherits: from the visitor's own products among those that it is like (`functions.core.repeats`). For a
 request to be short the lists are kept the other way round: by a product that somebody may have met, the new
 ones that inherit from it.
+
+What is known has companions (item-to-item collaborative filtering, Linden et al. 2003): the products that the
+same users met. Where products are many and events few, a small vector cannot hold who goes with whom.
 """
 
 from __future__ import annotations
@@ -18,16 +21,17 @@ from numpy.typing import NDArray
 
 from functions.core.errors import CorruptBundle
 
-ALIKE = "alike.bin"
-MOST_HEIRS = 50  # new products that become candidates for one visitor
+ALIKE, COMPANIONS = "alike.bin", "companions.bin"
+MOST_HEIRS = 50  # products that become candidates for one visitor by one kind of list
 LONGEST = 1.001  # cosine, rounded to float16
 
 
 @dataclass(frozen=True)
 class Alike:
-    """Of each item row the new products that inherit from it: heirs[bounds[row] : bounds[row + 1]].
+    """Of each item row the products that follow from it: heirs[bounds[row] : bounds[row + 1]].
 
-    bounds [N + 1] rising from 0 to E; heirs [E] item rows; likeness [E] cosines of their content, above 0.
+    bounds [N + 1] rising from 0 to E; heirs [E] item rows; likeness [E] cosines, above 0: of their content
+    for new ones, of who met them for companions.
     """
 
     bounds: NDArray[np.int32] = field(default_factory=lambda: np.zeros(1, np.int32))
@@ -36,13 +40,13 @@ class Alike:
 
     @cached_property
     def inherits(self) -> NDArray[np.bool_]:
-        """Which item rows are new products that inherit from any, [N]."""
+        """Which item rows follow from any, [N]."""
         found = np.zeros(len(self.bounds) - 1, np.bool_)
         found[self.heirs] = True
         return found
 
     def inherited(self, met: Mapping[int, float]) -> dict[int, float]:
-        """Σ likeness · weight of what was `met` (weight by item row), by new product that was not.
+        """Σ likeness · weight of what was `met` (weight by item row), by product that was not.
 
         The MOST_HEIRS with the most of it, ties to the lower row.
         """
@@ -63,26 +67,26 @@ class Alike:
         return {int(heirs[at]): float(sums[at]) for at in best[:MOST_HEIRS]}
 
     def to_bytes(self) -> bytes:
-        """As `alike.bin` of a bundle has it, little-endian, one array after the other."""
+        """As a file of the bundle has it, little-endian, one array after the other."""
         arrays = ((self.bounds, "<i4"), (self.heirs, "<i4"), (self.likeness, "<f2"))
         return b"".join(np.ascontiguousarray(array, kind).tobytes() for array, kind in arrays)
 
 
-def read_alike(data: NDArray[np.uint8], items: int, showable: int) -> Alike:
-    """The opposite of `to_bytes`; raises CorruptBundle where sizes or numbers cannot be."""
+def read_alike(data: NDArray[np.uint8], items: int, showable: int, name: str = ALIKE) -> Alike:
+    """The opposite of `to_bytes`, of the file `name`; raises CorruptBundle where numbers cannot be."""
     head = 4 * (items + 1)
     bounds = data[:head].view("<i4") if len(data) >= head else np.zeros(1, "<i4")
     entries = int(bounds[-1])
     if len(data) != head + 6 * entries or bounds[0] != 0 or (np.diff(bounds) < 0).any():
         raise CorruptBundle(
-            f"{ALIKE}: {len(data)} bytes, lists from {bounds[0]} to {entries}; "
+            f"{name}: {len(data)} bytes, lists from {bounds[0]} to {entries}; "
             f"expected {head} and 6 for each place of lists that rise from 0"
         )
     found = Alike(bounds, data[head : head + 4 * entries].view("<i4"), data[head + 4 * entries :].view("<f2"))
     if entries and not 0 <= found.heirs.min() <= found.heirs.max() < showable:
         raise CorruptBundle(
-            f"{ALIKE}: rows {found.heirs.min()}..{found.heirs.max()}; expected 0..{showable - 1}"
+            f"{name}: rows {found.heirs.min()}..{found.heirs.max()}; expected 0..{showable - 1}"
         )
     if not ((found.likeness > 0) & (found.likeness <= LONGEST)).all():
-        raise CorruptBundle(f"{ALIKE}: likeness {found.likeness.min()}; expected 0 < cosine <= 1")
+        raise CorruptBundle(f"{name}: likeness {found.likeness.min()}; expected 0 < cosine <= 1")
     return found

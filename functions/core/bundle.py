@@ -31,7 +31,7 @@ FILES = (
     "slots.json",
     "vocabulary.json",
 )
-WHERE_THERE = ("alike.bin",)  # functions.core.alike: only where a product without a history inherits
+WHERE_THERE = ("alike.bin", "companions.bin")  # functions.core.alike: only where somebody follows
 HASHERS = 2
 MAX_MANIFEST_BYTES = 4 * 2**20
 REPORT, SUMS = "report", "SHA256SUMS"  # for people: no part of what is fetched and served

@@ -21,6 +21,7 @@ from functions.core.user_row import UserRow
 Rows = NDArray[np.int64]
 Scores = NDArray[np.float64]
 NOBODY = Alike()
+SHARP = 32.0  # how soon a companion counts: cosines are small where products are many
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,8 @@ class Repeats:
     `kinds` are the event types that the log had, so that the numbers speak for: what purchases say of coming
     back says nothing of views. `inherited` and `inherited_half_life`: weight and half-life of what a product
     without a history has from its like; `newcomer`: what every such product has added to its score, so that
-    it stands where it should among what is known.
+    it stands where it should among what is known. `companions` and `companions_half_life`: weight and
+    half-life of what a known product has from those it is met with.
     """
 
     weight: float = 0.0
@@ -53,6 +55,8 @@ class Repeats:
     inherited: float = 0.0
     inherited_half_life: float = 64.0
     newcomer: float = 0.0
+    companions: float = 0.0
+    companions_half_life: float = 32.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "kinds", tuple(self.kinds))  # JSON knows lists only
@@ -90,9 +94,17 @@ class Repeats:
         sums = alike.inherited(self.recency(own, self.inherited_half_life))
         return {row: self.inherited * log1p(sum_) for row, sum_ in sums.items()}
 
-    def added(self, own: Own, alike: Alike) -> dict[int, float]:
-        """Score to add by item row, to the visitor's own items and to what inherits from them."""
-        return self.inheritance(own, alike) | (self.bonus(own) if self.weight else {})
+    def company(self, own: Own, companions: Alike) -> dict[int, float]:
+        """Score to add to companions of the visitor's own items that the visitor has not met, by item row."""
+        if not self.companions or not len(companions.heirs):
+            return {}
+        sums = companions.inherited(self.recency(own, self.companions_half_life))
+        return {row: self.companions * log1p(SHARP * sum_) for row, sum_ in sums.items()}
+
+    def added(self, own: Own, alike: Alike, companions: Alike = NOBODY) -> dict[int, float]:
+        """Score to add by item row, to the visitor's own items and to what follows from them."""
+        followed = self.company(own, companions) | self.inheritance(own, alike)
+        return followed | (self.bonus(own) if self.weight else {})
 
     def candidates(
         self,
@@ -101,13 +113,14 @@ class Repeats:
         score: Callable[[Rows], NDArray[np.floating]],
         alike: Alike = NOBODY,
         showable: int | None = None,
+        companions: Alike = NOBODY,
     ) -> tuple[Rows, Scores]:
         """The `best` rows by dot product and those with a term of their own, each once, best first.
 
         `score` gives the dot products of rows [n] → [n]; it is asked for those that `best` lacks. Of what is
         added only the first `showable` rows become candidates. Ties go to the lower row.
         """
-        bonus = self.added(own, alike)
+        bonus = self.added(own, alike, companions)
         rows, scores = best[0].astype(np.int64), best[1].astype(np.float64)
         lacking = np.array(sorted(bonus.keys() - set(rows.tolist())), np.int64)
         lacking = lacking if showable is None else lacking[lacking < showable]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from functions.core.alike import ALIKE, Alike, read_alike
+from functions.core.alike import ALIKE, COMPANIONS, Alike, read_alike
 from functions.core.bundle import MANIFEST, Manifest, bundle_id, space_of_hashes, verify
 from functions.core.catalogue import Catalogue
 from functions.core.context import Context, read_context
@@ -73,6 +73,7 @@ class ServedBundle:
     fallback: Mapping[str, Any]
     context: Context
     alike: Alike = NOBODY
+    companions: Alike = NOBODY
 
     def candidates(
         self, row: UserRow, count: int = CANDIDATES, context: NDArray[np.float32] | None = None
@@ -96,7 +97,7 @@ class ServedBundle:
         What is no longer on sale adds to its like, and is shown to nobody.
         """
         own = self.repeats.own(row, self.items.rows)
-        return self.repeats.candidates(best, own, score, self.alike, self.manifest.showable)
+        return self.repeats.candidates(best, own, score, self.alike, self.manifest.showable, self.companions)
 
     def popular(self, category: str | None = None) -> Candidates:
         """Rows of the most popular items, of one category where it has any, best first.
@@ -141,7 +142,8 @@ def open_bundle(directory: Path, expected_id: str | None = None) -> ServedBundle
         ),
         fallback=_fallback(directory / "fallback.json", manifest.showable),
         context=read_context(directory, manifest.dim),
-        alike=_alike(directory, manifest),
+        alike=_alike(directory, manifest, ALIKE),
+        companions=_alike(directory, manifest, COMPANIONS),
     )
     check_golden(served, embeddings, directory)
     return served
@@ -205,12 +207,12 @@ def _step(directory: Path, manifest: Manifest) -> Any:
     return step
 
 
-def _alike(directory: Path, manifest: Manifest) -> Alike:
-    """Who inherits from whom; a bundle in which nobody does has no such file."""
-    if ALIKE not in manifest.files:
+def _alike(directory: Path, manifest: Manifest, name: str) -> Alike:
+    """Who follows from whom; a bundle in which nobody does has no such file."""
+    if name not in manifest.files:
         return NOBODY
-    data = mapped(directory, ALIKE, "u1", (manifest.files[ALIKE].bytes,))
-    return read_alike(data, manifest.items, manifest.showable)
+    data = mapped(directory, name, "u1", (manifest.files[name].bytes,))
+    return read_alike(data, manifest.items, manifest.showable, name)
 
 
 def _fallback(path: Path, showable: int) -> dict[str, Any]:

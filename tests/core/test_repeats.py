@@ -9,7 +9,7 @@ import pytest
 
 from functions.core.alike import Alike
 from functions.core.favourites import Favourites, item_and_kind, item_prefix
-from functions.core.repeats import Own, Repeats
+from functions.core.repeats import SHARP, Own, Repeats
 from functions.core.ring import RingEntry
 from functions.core.user_row import event_hash, item_key, new_row
 
@@ -125,3 +125,31 @@ def test_where_nothing_is_new_all_is_as_without_the_term(repeats: Repeats) -> No
 
 def test_a_bundle_of_before_inherits_nothing() -> None:
     assert Repeats(**{"weight": 2.0, "half_life": 8.0, "before": 0.5, "kinds": [1]}).inherited == 0
+
+
+# who meets 0 meets 1 and 2, too, and who meets 3 meets 1
+TOGETHER = Alike(
+    np.array([0, 2, 2, 2, 3], np.int32), np.array([1, 2, 1], np.int32), np.array([0.5, 0.25, 1], np.float16)
+)
+
+
+def test_companions_of_what_was_met_become_candidates() -> None:
+    dot = np.array([0.0, -3.0, 0.5, 0.0])
+    repeats = Repeats(companions=2.0, companions_half_life=1.0)
+    rows, scores = repeats.candidates((np.array([2]), dot[[2]]), Own([0, 3]), dot.take, companions=TOGETHER)
+    one = -3 + 2 * log(1 + SHARP * (0.5 * 0.5 + 1))
+    found = dict(zip(rows.tolist(), scores.tolist(), strict=True))
+    assert found == pytest.approx({2: 0.5 + 2 * log(1 + SHARP * 0.5 * 0.25), 1: one})
+    assert repeats.company(Own([0, 1]), TOGETHER).keys() == {2}, "what was met is no companion of its own"
+    assert not Repeats(2.0).company(Own([0]), TOGETHER) and not repeats.company(Own([0]), Alike())
+
+
+def test_companions_and_those_who_inherit_come_beside_each_other() -> None:
+    dot = np.zeros(4)
+    repeats = Repeats(1.0, 1.0, inherited=4.0, newcomer=-0.5, companions=2.0, companions_half_life=1.0)
+    rows, scores = repeats.candidates((np.array([0]), dot[[0]]), Own([0]), dot.take, HEIR, None, TOGETHER)
+    found = dict(zip(rows.tolist(), scores.tolist(), strict=True))
+    one, two = (2 * log(1 + SHARP * cosine) for cosine in (0.5, 0.25))
+    assert found == pytest.approx({0: log(2), 1: one, 2: two, 3: 4 * log(2) - 0.5})
+    rows, _ = repeats.candidates((np.array([0]), dot[[0]]), Own([0]), dot.take, HEIR, 2, TOGETHER)
+    assert sorted(rows.tolist()) == [0, 1], "what is not on sale is not shown"

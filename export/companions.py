@@ -1,0 +1,26 @@
+"""Companions of a checkpoint or of an older bundle, in the rows of a new one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from functions.core.alike import COMPANIONS, Alike
+
+
+def in_rows(companions: Alike, now: NDArray[np.int64], items: int, showable: int) -> Alike:
+    """The same pairs where row n is row now[n] (-1: gone) of `items`; who is not on sale follows no more."""
+    giver = now[np.repeat(np.arange(len(companions.bounds) - 1), np.diff(companions.bounds))]
+    heir = now[companions.heirs]
+    kept = (giver >= 0) & (heir >= 0) & (heir < showable)
+    order = np.flatnonzero(kept)[np.argsort(giver[kept], kind="stable")]
+    bounds = np.searchsorted(giver[order], np.arange(items + 1))
+    return Alike(bounds.astype(np.int32), heir[order].astype(np.int32), companions.likeness[order])
+
+
+def write_companions(companions: Alike, out: Path) -> None:
+    """The bundle's file; none where nobody has companions."""
+    if len(companions.heirs):
+        (out / COMPANIONS).write_bytes(companions.to_bytes())

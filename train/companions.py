@@ -8,6 +8,7 @@ recommendation algorithms"): so what a visitor did with a product adds to its ne
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,15 +19,14 @@ from functions.core.repeats import NOBODY, Repeats
 from functions.core.user_row import Float16
 from train.baselines.neighbours import nearest
 from train.baselines.ranking import user_items
-from train.evaluate import Candidates, ndcg
+from train.evaluate import Candidates, evaluate
 from train.log import Interactions
-from train.repeats import CUT
 
 NEAREST = 20  # companions of a product
 MOST_PAIRS = 2_000_000  # of them in all: 12 MB of a bundle
 WEIGHTS = (0.5, 1.0, 2.0, 4.0)
 HALF_LIVES = (8.0, 32.0, 128.0)
-LEAST_GAIN = 0.005  # of the list's NDCG@10: for less a bundle need not hold them
+LEAST_GAIN = 0.005  # of the lists' merit: for less a bundle need not hold them
 
 Rows = NDArray[np.int64]
 
@@ -53,17 +53,24 @@ def choose_companions(
 ) -> Repeats:
     """`repeats` with the weight and half-life of companions that rank best, if they gain LEAST_GAIN at least.
 
+    Best is NDCG@10 and recall@20 together, for the towers know what comes first and neighbours what comes at
+    all; NDCG@10 alone must not fall.
+
     proposed [U]: what `candidates` gives each user; targets [U]: item rows; table [N, d]: embeddings.
     """
     if not len(companions.heirs):
         return repeats
-    wide = table.astype(np.float32)
     together = [replace(each, companions=companions) for each in proposed]
 
-    def merit(tried: Repeats) -> float:
-        return round(ndcg(np.stack([each.top(tried, wide, CUT) for each in together]), targets, CUT), 6)
+    def merits(tried: Repeats) -> tuple[float, float]:
+        found = evaluate(together, tried, targets, table)
+        return found["ndcg@10"], found["recall@20"]
 
-    grid = [replace(repeats, companions=w, companions_half_life=h) for h in HALF_LIVES for w in WEIGHTS]
-    merits = [merit(tried) for tried in tqdm(grid, desc="companions", disable=None)]
-    best = max(merits)
-    return grid[merits.index(best)] if best >= (1 + LEAST_GAIN) * merit(repeats) else repeats
+    first = merits(repeats)
+    best, least = repeats, (1 + LEAST_GAIN) * sum(first)
+    for weight, half_life in tqdm([*product(WEIGHTS, HALF_LIVES)], desc="companions", disable=None):
+        tried = replace(repeats, companions=weight, companions_half_life=half_life)
+        found = merits(tried)
+        if found[0] >= first[0] and sum(found) > least:
+            best, least = tried, sum(found)
+    return best

@@ -90,7 +90,9 @@ def test_they_are_chosen_where_lists_become_better(monkeypatch: pytest.MonkeyPat
     assert evaluate(served, chosen, targets, table)["mrr@10"] == 1.0
     assert choose_companions(before, made, [np.array([3])] * 3, table, TOGETHER) is before
     assert choose_companions(before, made, targets, table, NOBODY) is before
-    mixed = [np.array([1]), np.array([3]), np.array([3])]
+    most = [np.array([3]), np.array([3]), np.array([3]), np.array([1])]  # more is found, and later
+    assert choose_companions(before, [*made, made[0]], most, table, TOGETHER) is before
+    mixed = [np.array([1]), np.array([1]), np.array([3])]
     gained = choose_companions(before, made, mixed, table, TOGETHER).companions
     monkeypatch.setattr(module, "LEAST_GAIN", 10.0)
     assert gained and choose_companions(before, made, mixed, table, TOGETHER) is before

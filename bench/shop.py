@@ -12,11 +12,11 @@ import torch
 from botocore.response import StreamingBody
 
 from export.__main__ import publish
-from functions.core.features import Vocabulary
+from functions.core.features import Vocabulary, item_features
 from functions.core.repeats import Repeats
 from functions.core.tokens import Keys
 from train.checkpoint import Meta, save
-from train.handover import write_held_out, write_popularity, write_products
+from train.handover import write_demand, write_held_out, write_popularity, write_products
 from train.log import Interactions
 from train.split import split
 from train.towers import Shape, Towers
@@ -40,11 +40,11 @@ def make_bundle(folder: Path, items: int) -> Path:
     categories = tuple(f"Category {number}" for number in range(CATEGORIES))
     brands = tuple(f"Brand {number}" for number in range(BRANDS))
     sold = [_product(number, categories, brands, rng) for number in range(items)]
-    log = _log(items, rng)
+    log, vocabulary = _log(items, rng), Vocabulary(categories, brands)
     checkpoint = folder / "checkpoint"
     meta = Meta(
         tuple(log.item_ids),
-        Vocabulary(categories, brands).names(),
+        vocabulary.names(),
         int(log.time_s.max()),
         {},
         Repeats(0.5, 16.0, inherited=0.3, newcomer=0.1),
@@ -55,6 +55,7 @@ def make_bundle(folder: Path, items: int) -> Path:
     save(checkpoint, towers, meta)
     write_products(checkpoint, sold, log.item_ids)
     write_popularity(checkpoint, log)
+    write_demand(checkpoint, log, item_features([*sold], vocabulary))
     write_held_out(checkpoint, split(log, "leave-one-out"), 0)
     publish(
         checkpoint, folder / "bundles", None, max_loss=1.0

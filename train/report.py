@@ -24,6 +24,7 @@ from functions.core.user_row import Float16
 from train.alike import who_inherits
 from train.checkpoint import load, write_meta
 from train.context import has_context, request_vectors
+from train.demand import Demand, demand
 from train.evaluate import (
     CUTS,
     Candidates,
@@ -38,7 +39,6 @@ from train.evaluate import (
 from train.inheritance import Trial, choose_inheritance, hold_out
 from train.log import Interactions
 from train.prequential import prequential, start_of_test, summary
-from train.refit import without_id
 from train.repeats import choose_repeats
 from train.slices import Hits, beyond_accuracy, estimate, event_counts, slices, target_kinds
 from train.split import Split, rows_by_user, take
@@ -64,18 +64,10 @@ class Served:
     alike: Alike = NOBODY
 
     @classmethod
-    def of(cls, towers: Towers, features: ItemFeatures, repeats: Repeats) -> Served:
-        """As it answers with this repeat term."""
-        return cls(towers, embed_items(towers, features), repeats, who_inherits(towers, features, repeats))
-
-    def retrained(self, towers: Towers, features: ItemFeatures) -> Served:
-        """As other towers of the same products answer, with the same repeat term.
-
-        Who inherits is looked for anew only where they place others by content alone.
-        """
-        same = np.array_equal(without_id(towers.item), without_id(self.towers.item))
-        alike = self.alike if same else who_inherits(towers, features, self.repeats)
-        return Served(towers, embed_items(towers, features), self.repeats, alike)
+    def of(cls, towers: Towers, features: ItemFeatures, repeats: Repeats, expected: Demand) -> Served:
+        """As it answers with this repeat term; `expected` as `train.demand` has it of the towers' log."""
+        alike = who_inherits(towers, features, repeats, expected)
+        return cls(towers, embed_items(towers, features), repeats, alike)
 
     def proposed(self, log: Interactions, users: list[int]) -> list[Candidates]:
         """What is proposed to each user after the user's history in the log."""
@@ -136,7 +128,8 @@ def choose(
     proposed = served.proposed(test.train, test.users)
     repeats = replace(choose_repeats(proposed, test.targets, served.table), kinds=kinds)
     repeats = choose_inheritance(repeats, _new_products(served, repeats, features, test, proposed, seed))
-    served = replace(served, repeats=repeats, alike=who_inherits(towers, features, repeats))
+    alike = who_inherits(towers, features, repeats, demand(inner.train, features))
+    served = replace(served, repeats=repeats, alike=alike)
     proposed = [replace(each, alike=served.alike) for each in proposed]
     validated = evaluate(proposed, repeats, test.targets, served.table)
     write_meta(out, replace(meta, repeats=repeats, watermark_s=watermark_s, metrics=validated))

@@ -18,11 +18,14 @@ import torch.distributed as dist
 from functions.core.features import ItemFeatures, Vocabulary, item_features
 from train.card import CARD, data_facts, training_facts, write_card
 from train.checkpoint import FILES, Meta, load, save, write_meta
+from train.demand import demand
 from train.fit import STOP_ON, UNFINISHED, CannotResume, History, fit, identity
 from train.handover import (
     CATALOGUE,
+    DEMAND,
     HELD_OUT,
     POPULARITY,
+    write_demand,
     write_held_out,
     write_popularity,
     write_products,
@@ -33,7 +36,7 @@ from train.mapping import load_mapping
 from train.options import Options
 from train.prequential import start_of_test
 from train.refit import is_refitted, refit
-from train.report import Report, choose, measure
+from train.report import Report, Served, choose, measure
 from train.rules import facts, options_for, shape_for, softmax_items_for
 from train.search import Search, start_anew
 from train.sequences import is_sequences, write_sequences
@@ -270,7 +273,8 @@ def _report(task: Task, asked: Asked, how: str, trained: Trained) -> Report:
     start_s = start_of_test(task.parts.train) if how == "time" else None
     chosen, served = choose(out, task.features, task.inner, _latest_s(task.log), asked.seed)
     if trained.again_s is not None:
-        served = served.retrained(_complete(task, out), task.features)
+        expected = demand(task.parts.train, task.features)
+        served = Served.of(_complete(task, out), task.features, served.repeats, expected)
     measured = measure(served, task.features, task.log, task.parts, how, asked.freshness_events, asked.seed)
     return {
         **measured,
@@ -295,7 +299,7 @@ def _second_facts(task: Task, trained: Trained) -> Report:
 
 def _open(out: Path) -> None:
     """Take away what an earlier run left that says that the folder is whole."""
-    for name in (CATALOGUE, POPULARITY, HELD_OUT, METRICS, CARD):
+    for name in (CATALOGUE, POPULARITY, DEMAND, HELD_OUT, METRICS, CARD):
         (out / name).unlink(missing_ok=True)
 
 
@@ -308,6 +312,8 @@ def _close(task: Task, trained: Trained, out: Path, seed: int) -> None:
     """
     write_vectors(out, task.features)
     write_popularity(out, task.log)
+    learnt = task.inner.train if trained.again_s is None else task.parts.train
+    write_demand(out, learnt, task.features)
     write_held_out(out, task.parts, seed)
     for folder in (out, out / WHOLE):
         (folder / UNFINISHED).unlink(missing_ok=True)

@@ -19,11 +19,14 @@ from typing import Any
 import pytest
 
 from export.handover import read_products
+from train import handover, inheritance, report
 from train import run as pipeline
 from train.__main__ import main
 from train.card import CARD
 from train.checkpoint import FILES, WEIGHTS, BadCheckpoint, load
+from train.demand import Demand, demand
 from train.fit import UNFINISHED, fit
+from train.handover import read_demand
 from train.log import Interactions
 from train.refit import without_id
 from train.run import WHOLE, Task
@@ -119,6 +122,28 @@ def test_what_is_left_is_one_checkpoint_that_export_reads(through: Path) -> None
     assert len(read_products(through, meta).shown) == OLD + NEW + UNMET
     assert not (through / WHOLE).exists() and not (through / UNFINISHED).exists()
     assert towers.user.centre.any()
+
+
+def test_demand_is_that_of_the_log_that_the_towers_learnt_from(
+    shop: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Never of the test's events, and of none of the trial's products."""
+    asked: dict[str, list[int]] = {}
+    for module in (inheritance, report, pipeline, handover):
+
+        def noted(log: Interactions, *more: Any, place: str = module.__name__) -> Demand:
+            asked.setdefault(place, []).append(len(log.user))
+            return demand(log, *more)
+
+        monkeypatch.setattr(module, "demand", noted)
+    for more, last in ((), USERS * TEST), (("--hold-validation",), USERS * VALIDATION):
+        asked.clear()
+        assert train(shop, tmp_path, "--no-card", *more) == 0
+        (trial,) = asked.pop("train.inheritance")
+        assert 0 < trial < USERS * VALIDATION
+        again = {} if more else {"train.run": [last]}
+        assert asked == {"train.report": [USERS * VALIDATION], "train.handover": [last]} | again
+    assert len(read_demand(tmp_path, OLD + NEW + UNMET)) == OLD + NEW + UNMET
 
 
 def before_the_test(parts: Split, log: Interactions) -> None:

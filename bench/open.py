@@ -104,7 +104,7 @@ def synthetic_bundle(folder: Path, items: int, dim: int) -> Path:
     ids = tuple(f"sku-{n:08d}" for n in range(items))
     popularity = rng.pareto(1.2, items).astype(np.float32)
     meta = Meta(ids, {}, 0, {}, Repeats())
-    source = Source(towers, meta, _products(ids, rng), np.arange(1, items + 1), popularity)
+    source = Source(towers, meta, _products(ids, rng), np.arange(1, items + 1), popularity, popularity)
     write_files(source, DEFAULT_SLOTS, out)
     finish(source, out, {})
     print(f"made {out} in {time.perf_counter() - started:.0f} s", flush=True)

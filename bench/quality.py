@@ -35,6 +35,7 @@ from train.card import hardware, versions
 from train.checkpoint import WEIGHTS, load
 from train.evaluate import Candidates, embed_items
 from train.fit import UNFINISHED
+from train.handover import read_companions, read_demand
 from train.report import Served
 from train.slices import WIDE_CUT
 
@@ -213,7 +214,9 @@ def measure_ours(loaded: Loaded, folder: Path) -> Result:
         expected = f"expected the {len(loaded.log.item_ids)} items of this log, in their order"
         raise ValueError(f"{folder}: another catalogue, of {len(meta.item_ids)} items; {expected}")
     features, test = read_products(folder, meta).features, loaded.test
-    served = Served.of(towers, features, meta.repeats)
+    items = len(meta.item_ids)
+    kept = read_demand(folder, items), read_companions(folder, items)
+    served = Served.of(towers, features, meta.repeats, *kept)
     found = served.proposed(test.train, test.users)
     wide = served.table.astype(np.float32)
     lists = np.stack([each.top(meta.repeats, wide, WIDE_CUT) for each in found])

@@ -13,12 +13,19 @@ from botocore.response import StreamingBody
 
 from export.__main__ import publish
 from functions.core.alike import Alike
-from functions.core.features import Vocabulary
+from functions.core.features import Vocabulary, item_features
 from functions.core.repeats import Repeats
 from functions.core.tokens import Keys
 from train.checkpoint import Meta, save
 from train.companions import MOST_PAIRS, NEAREST
-from train.handover import write_companions, write_held_out, write_popularity, write_products
+from train.demand import demand
+from train.handover import (
+    write_companions,
+    write_demand,
+    write_held_out,
+    write_popularity,
+    write_products,
+)
 from train.log import Interactions
 from train.split import split
 from train.towers import Shape, Towers
@@ -42,11 +49,11 @@ def make_bundle(folder: Path, items: int) -> Path:
     categories = tuple(f"Category {number}" for number in range(CATEGORIES))
     brands = tuple(f"Brand {number}" for number in range(BRANDS))
     sold = [_product(number, categories, brands, rng) for number in range(items)]
-    log = _log(items, rng)
+    log, vocabulary = _log(items, rng), Vocabulary(categories, brands)
     checkpoint = folder / "checkpoint"
     meta = Meta(
         tuple(log.item_ids),
-        Vocabulary(categories, brands).names(),
+        vocabulary.names(),
         int(log.time_s.max()),
         {},
         Repeats(0.5, 16.0, inherited=0.3, newcomer=0.1, companions=0.3),
@@ -58,6 +65,7 @@ def make_bundle(folder: Path, items: int) -> Path:
     write_products(checkpoint, sold, log.item_ids)
     write_popularity(checkpoint, log)
     write_companions(checkpoint, _companions(items, rng))
+    write_demand(checkpoint, demand(log, item_features([*sold], vocabulary)))
     write_held_out(checkpoint, split(log, "leave-one-out"), 0)
     publish(
         checkpoint, folder / "bundles", None, max_loss=1.0

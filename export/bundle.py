@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from export.companions import in_rows, write_companions
 from export.embed import Content, embed
 from export.handover import Products, read_popularity, read_products
-from export.origins import ORIGINS, origins
+from export.origins import ORIGINS, Origins, origins
 from export.score import require_finite
 from export.scorers import NBITS, write_scorer
 from export.towers import export_item_tower, export_user_tower
@@ -30,7 +30,8 @@ from functions.core.served import golden
 from functions.core.slots import Slot, dump_slots
 from train.alike import find_alike
 from train.checkpoint import Meta
-from train.handover import read_companions
+from train.demand import Demand
+from train.handover import read_companions, read_demand
 from train.refit import without_id
 from train.towers import Towers
 
@@ -44,8 +45,8 @@ class Source:
     """A checkpoint as export reads it, its N items in the order that they have in the bundle.
 
     tower_ids [N]: what the item tower knows a row by, 0 for what it places by content alone. popularity [N]:
-    recency-weighted events. companions: which known products go together. pruned: what was left out, and by
-    which rule, for the manifest.
+    recency-weighted events. demand [N]: users expected by content. companions: which known products go
+    together. pruned: what was left out, and by which rule, for the manifest.
     """
 
     towers: Towers
@@ -53,6 +54,7 @@ class Source:
     products: Products
     tower_ids: Int64
     popularity: NDArray[np.float32]
+    demand: Demand
     companions: Alike = NOBODY
     pruned: Mapping[str, object] = field(default_factory=dict)
 
@@ -66,8 +68,9 @@ def read_source(folder: Path, towers: Towers, meta: Meta) -> Source:
     """The products beside the weights; raises BadCheckpoint."""
     items = len(meta.item_ids)
     tower_ids = np.where(without_id(towers.item), 0, np.arange(1, items + 1))
-    popularity, companions = read_popularity(folder, items), read_companions(folder, items)
-    return Source(towers, meta, read_products(folder, meta), tower_ids, popularity, companions)
+    products, counts = read_products(folder, meta), read_popularity(folder, items)
+    expected, companions = read_demand(folder, items), read_companions(folder, items)
+    return Source(towers, meta, products, tower_ids, counts, expected, companions)
 
 
 def write_files(source: Source, slots: Mapping[str, Slot], out: Path) -> None:
@@ -83,8 +86,9 @@ def write_files(source: Source, slots: Mapping[str, Slot], out: Path) -> None:
     write_scorer(out, embeddings[:showable], NBITS)
     source.towers.context.table.detach().numpy().astype("<f2").tofile(out / TABLE)
     write_items(source.products.shown, source.popularity, showable, out)
-    origins(source.tower_ids, source.popularity, made.content).tofile(out / ORIGINS)
-    write_alike(source.products.content, source.tower_ids == 0, showable, source.meta.repeats, out)
+    came = origins(source.tower_ids, source.popularity, made.content, source.demand)
+    came.tofile(out / ORIGINS)
+    write_alike(source.products.content, came, showable, source.meta.repeats, out)
     rows = np.arange(source.items)
     write_companions(in_rows(source.companions, rows, source.items, showable), out)
     (out / "slots.json").write_text(dump_slots(slots), encoding="utf-8")
@@ -104,9 +108,10 @@ def write_items(shown: Sequence[Product], popularity: NDArray[np.float32], showa
     _write_json(out / "fallback.json", fallback(categories[:showable], popularity[:showable]))
 
 
-def write_alike(content: Content, new: NDArray[np.bool_], showable: int, repeats: Repeats, out: Path) -> None:
-    """Who inherits from whom, of N rows and their content; no file where nobody does."""
-    alike = find_alike(content(np.arange(len(new))), new, showable) if repeats.inherited else NOBODY
+def write_alike(content: Content, came: Origins, showable: int, repeats: Repeats, out: Path) -> None:
+    """Who inherits from whom, of N rows, their content and where they came from; no file if nobody does."""
+    new, rows = came["tower_id"] == 0, np.arange(len(came))
+    alike = find_alike(content(rows), new, showable, came["demand"]) if repeats.inherited else NOBODY
     if len(alike.heirs):
         (out / ALIKE).write_bytes(alike.to_bytes())
 

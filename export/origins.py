@@ -1,4 +1,4 @@
-"""Where each item row came from, 16 bytes each in `origins.bin`; a refresh needs it beside the catalogue."""
+"""Where each item row came from, 20 bytes each in `origins.bin`; a refresh needs it beside the catalogue."""
 
 from __future__ import annotations
 
@@ -13,19 +13,24 @@ from functions.core.errors import CorruptBundle
 from functions.core.features import ItemFeatures
 
 ORIGINS = "origins.bin"
-# the id that the item tower knows the row by (0: training never saw it), recency-weighted events, and a hash
-# of the content that its embedding was made of
-ORIGIN = np.dtype([("tower_id", "<i4"), ("popularity", "<f4"), ("content", "<u8")])
+# the id that the item tower knows the row by (0: training never saw it), recency-weighted events, a hash of
+# the content that its embedding was made of, and the users expected by content (nan: it came since training)
+ORIGIN = np.dtype([("tower_id", "<i4"), ("popularity", "<f4"), ("content", "<u8"), ("demand", "<f4")])
+WITHOUT_DEMAND = np.dtype(ORIGIN.descr[:3])  # of bundles until 2026-11-27
 
 Origins = NDArray[Any]  # [N] of ORIGIN
 
 
 def origins(
-    tower_ids: NDArray[np.int64], popularity: NDArray[np.float32], content: NDArray[np.uint64]
+    tower_ids: NDArray[np.int64],
+    popularity: NDArray[np.float32],
+    content: NDArray[np.uint64],
+    demand: NDArray[np.float32],
 ) -> Origins:
-    """tower_ids, popularity and `content_hash` of N rows, [N] each."""
+    """tower_ids, popularity, `content_hash` and demand of N rows, [N] each."""
     made = np.zeros(len(tower_ids), ORIGIN)
     made["tower_id"], made["popularity"], made["content"] = tower_ids, popularity, content
+    made["demand"] = demand
     return made
 
 
@@ -42,7 +47,11 @@ def content_hash(features: ItemFeatures) -> NDArray[np.uint64]:
 def read_origins(bundle: Path, items: int) -> Origins:
     """[N]; raises CorruptBundle."""
     path = bundle / ORIGINS
-    found = np.fromfile(path, ORIGIN)
-    if len(found) != items or path.stat().st_size != items * ORIGIN.itemsize:
-        raise CorruptBundle(f"{path}: {path.stat().st_size} bytes; expected {items * ORIGIN.itemsize}")
-    return found
+    size = path.stat().st_size
+    if size == items * WITHOUT_DEMAND.itemsize:
+        old = np.fromfile(path, WITHOUT_DEMAND)
+        unknown = np.full(items, np.nan, np.float32)
+        return origins(old["tower_id"], old["popularity"], old["content"], unknown)
+    if size != items * ORIGIN.itemsize:
+        raise CorruptBundle(f"{path}: {size} bytes; expected {items * ORIGIN.itemsize}")
+    return np.fromfile(path, ORIGIN)

@@ -99,6 +99,7 @@ def without_rare(source: Source, held: HeldOut, least: float) -> tuple[Source, H
         products=source.products.in_order(order, left),
         tower_ids=source.tower_ids[order],
         popularity=source.popularity[order],
+        demand=source.demand[order],
         companions=in_rows(source.companions, np.argsort(order), len(order), left),
         pruned={**source.pruned, "items_below": least, "items": showable - left},
     )

@@ -13,10 +13,11 @@ import torch
 
 from export.__main__ import publish
 from functions.core.context import NAMES_AT
-from functions.core.features import Vocabulary
+from functions.core.features import Vocabulary, item_features
 from functions.core.repeats import Repeats
 from train.checkpoint import Meta, save
-from train.handover import write_held_out, write_popularity, write_products
+from train.demand import demand
+from train.handover import write_demand, write_held_out, write_popularity, write_products
 from train.log import Interactions
 from train.split import split
 from train.towers import Shape, Towers
@@ -89,6 +90,7 @@ def tiny_checkpoint(folder: Path, seed: int = 0) -> Path:
     save(folder, towers, meta)
     write_products(folder, sold, log.item_ids)
     write_popularity(folder, log)
+    write_demand(folder, demand(log, item_features([*sold, *({} for _ in range(LOG_ONLY))], vocabulary)))
     write_held_out(folder, split(log, "leave-one-out"), seed)
     return folder
 

@@ -1,4 +1,4 @@
-"""What export needs besides the weights: products, popularity, and test users to prove a quantization on."""
+"""What export needs besides the weights: products, popularity, demand, and test users for its proofs."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ from functions.core.events import IMPRESSION
 from functions.core.features import ItemFeatures, Vocabulary, item_features
 from functions.core.repeats import NOBODY
 from train.checkpoint import BadCheckpoint
+from train.demand import Demand
 from train.log import Interactions
 from train.split import Split, rows_by_user
 
 CATALOGUE = "catalogue.jsonl"
 POPULARITY = "popularity.f32"
+DEMAND = "demand.f32"
 HELD_OUT = "held_out.npz"
 VECTORS = "vectors.f32"
 PROOF_USERS = 1_000
@@ -69,6 +71,22 @@ def popularity(log: Interactions) -> NDArray[np.float32]:
 def write_popularity(folder: Path, log: Interactions) -> None:
     """Little-endian float32 [N]."""
     popularity(log).astype("<f4").tofile(folder / POPULARITY)
+
+
+def write_demand(folder: Path, expected: Demand) -> None:
+    """Little-endian float32 [N]."""
+    expected.astype("<f4").tofile(folder / DEMAND)
+
+
+def read_demand(folder: Path, items: int) -> Demand:
+    """[N] users expected to come to each product; raises BadCheckpoint."""
+    path = folder / DEMAND
+    if not path.is_file():
+        raise BadCheckpoint(f"{path}: missing; expected what `python -m train` writes")
+    found = np.fromfile(path, "<f4")
+    if len(found) != items or not (np.isfinite(found) & (found > 0)).all():
+        raise BadCheckpoint(f"{path}: {len(found)} numbers; expected {items} finite ones above 0")
+    return found
 
 
 def write_companions(folder: Path, companions: Alike) -> None:

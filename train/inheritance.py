@@ -21,6 +21,7 @@ from functions.core.features import ItemFeatures
 from functions.core.repeats import Own, Repeats
 from functions.core.user_row import Float16
 from train.alike import find_alike
+from train.demand import demand
 from train.evaluate import Candidates, embed_items, ndcg
 from train.log import Interactions
 from train.refit import refit, says_something, without_id
@@ -32,8 +33,11 @@ from train.towers import Towers
 HELD_OUT = 0.1  # share of the products that are taken for new
 MOST_ITEMS = 100_000  # in a catalogue: a minute of one thread, and four times that for twice as many
 LEAST_USERS = 20  # who came to one: fewer say nothing
-WEIGHTS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
-SHIFTS = (0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -5.0, -6.0, -8.0, -10.0, -12.0, -16.0, -24.0, -32.0)
+WEIGHTS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
+SHIFTS = (
+    *(0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -5.0, -6.0, -8.0, -10.0, -12.0, -16.0, -24.0, -32.0),
+    *(-48.0, -64.0, -96.0, -128.0, -192.0, -256.0),
+)
 MOST_LOSS = 0.005  # of the whole list's NDCG@10
 
 Rows = NDArray[np.int64]
@@ -136,7 +140,8 @@ def hold_out(
         return None
     taken = np.isin(np.arange(len(log.item_ids)), rows)
     apart = copy.deepcopy(towers)
-    refit(apart.item, take(log, ~taken[log.item]), features)
+    left = take(log, ~taken[log.item])
+    refit(apart.item, left, features)
     table = embed_items(apart, features)[rows].astype(np.float32)
     scores = (np.stack([each.vector for each in proposed]) @ table.T).astype(np.float64)
     repeats, wide = served[0], served[1].astype(np.float32)
@@ -148,9 +153,8 @@ def hold_out(
         kept = np.flatnonzero(~np.isin(some, rows[~before]))[:CUT]
         known[user, : len(kept)], known_scores[user, : len(kept)] = some[kept], of[kept]
     own = [each.own for each in proposed]
-    return Trial(
-        rows, scores, known, known_scores, own, targets, find_alike(features, without_id(apart.item))
-    )
+    alike = find_alike(features, without_id(apart.item), None, demand(left, features, taken))
+    return Trial(rows, scores, known, known_scores, own, targets, alike)
 
 
 def _best(scores: Floats) -> Rows:

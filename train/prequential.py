@@ -41,7 +41,7 @@ from train.alike import who_inherits
 from train.checkpoint import load
 from train.engines import ENGINES
 from train.evaluate import TowerItems, _event, embed_items, torch_encoder, user_rows
-from train.handover import CATALOGUE, popularity, read_companions, read_features
+from train.handover import CATALOGUE, popularity, read_companions, read_demand, read_features
 from train.log import Interactions, read_log
 from train.mapping import load_mapping
 from train.plots import freshness
@@ -388,7 +388,8 @@ def evaluate_checkpoint(
     lines = (folder / CATALOGUE).read_text(encoding="utf-8").rstrip("\n").split("\n")
     products = [json.loads(line) for line in lines]
     features = read_features(folder, products, Vocabulary.read(meta.vocabulary))
-    table, alike = embed_items(towers, features), who_inherits(towers, features, meta.repeats)
+    expected = read_demand(folder, len(meta.item_ids))
+    table, alike = embed_items(towers, features), who_inherits(towers, features, meta.repeats, expected)
     log = onto(log, meta.item_ids)
     start_s = start_of_test(split(log, "time").train)
     encoder = torch_encoder(towers, TowerItems(list(meta.item_ids), table))

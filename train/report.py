@@ -8,7 +8,7 @@ nothing of the user's history in the list.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,7 @@ from train.alike import who_inherits
 from train.checkpoint import load, write_meta
 from train.companions import choose_companions, find_companions
 from train.context import has_context, request_vectors
+from train.demand import Demand, demand
 from train.evaluate import (
     CUTS,
     Candidates,
@@ -39,7 +40,6 @@ from train.evaluate import (
 from train.inheritance import Trial, choose_inheritance, hold_out
 from train.log import Interactions
 from train.prequential import prequential, start_of_test, summary
-from train.refit import without_id
 from train.repeats import choose_repeats
 from train.slices import Hits, beyond_accuracy, estimate, event_counts, slices, target_kinds
 from train.split import Split, rows_by_user, take
@@ -57,28 +57,30 @@ Report = dict[str, object]
 
 @dataclass(frozen=True)
 class Served:
-    """A checkpoint as it answers: towers, embeddings of the catalogue [N, d], repeat term, who follows."""
+    """A checkpoint as it answers: towers, embeddings of the catalogue [N, d], repeat term, who follows.
+
+    expected [N]: the demand that `alike` was made with.
+    """
 
     towers: Towers
     table: Float16
     repeats: Repeats
     alike: Alike = NOBODY
     companions: Alike = NOBODY
+    expected: Demand = field(default_factory=lambda: np.zeros(0, np.float32))
 
     @classmethod
-    def of(cls, towers: Towers, features: ItemFeatures, repeats: Repeats) -> Served:
-        """As it answers with this repeat term."""
-        return cls(towers, embed_items(towers, features), repeats, who_inherits(towers, features, repeats))
-
-    def retrained(self, towers: Towers, features: ItemFeatures, log: Interactions) -> Served:
-        """As other towers of the same products answer, which learnt from `log`, with the same repeat term.
-
-        Who inherits is looked for anew only where they place others by content alone.
-        """
-        same = np.array_equal(without_id(towers.item), without_id(self.towers.item))
-        alike = self.alike if same else who_inherits(towers, features, self.repeats)
-        companions = find_companions(log) if self.repeats.companions else NOBODY
-        return Served(towers, embed_items(towers, features), self.repeats, alike, companions)
+    def of(
+        cls,
+        towers: Towers,
+        features: ItemFeatures,
+        repeats: Repeats,
+        expected: Demand,
+        companions: Alike = NOBODY,
+    ) -> Served:
+        """As it answers with this repeat term; demand and companions are of what the towers learnt from."""
+        alike = who_inherits(towers, features, repeats, expected)
+        return cls(towers, embed_items(towers, features), repeats, alike, companions, expected)
 
     def proposed(
         self, log: Interactions, users: list[int], context: NDArray[np.float32] | None = None
@@ -149,7 +151,9 @@ def choose(
     proposed = served.proposed(test.train, test.users)
     repeats = replace(choose_repeats(proposed, test.targets, served.table), kinds=kinds)
     repeats = choose_inheritance(repeats, _new_products(served, repeats, features, test, proposed, seed))
-    served = replace(served, repeats=repeats, alike=who_inherits(towers, features, repeats))
+    expected = demand(inner.train, features)
+    alike = who_inherits(towers, features, repeats, expected)
+    served = replace(served, repeats=repeats, alike=alike, expected=expected)
     proposed = [replace(each, alike=served.alike) for each in proposed]
     companions = find_companions(test.train)
     repeats = choose_companions(repeats, proposed, test.targets, served.table, companions)

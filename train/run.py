@@ -17,14 +17,19 @@ import torch.distributed as dist
 
 from functions.core.alike import COMPANIONS
 from functions.core.features import ItemFeatures, Vocabulary, item_features
+from functions.core.repeats import NOBODY, Repeats
 from train.card import CARD, data_facts, training_facts, write_card
 from train.checkpoint import FILES, Meta, load, save, write_meta
+from train.companions import find_companions
+from train.demand import demand
 from train.fit import STOP_ON, UNFINISHED, CannotResume, History, fit, identity
 from train.handover import (
     CATALOGUE,
+    DEMAND,
     HELD_OUT,
     POPULARITY,
     write_companions,
+    write_demand,
     write_held_out,
     write_popularity,
     write_products,
@@ -35,7 +40,7 @@ from train.mapping import load_mapping
 from train.options import Options
 from train.prequential import start_of_test
 from train.refit import is_refitted, refit
-from train.report import Report, choose, measure
+from train.report import Report, Served, choose, measure
 from train.rules import facts, options_for, shape_for, softmax_items_for
 from train.search import Search, start_anew
 from train.sequences import is_sequences, write_sequences
@@ -259,11 +264,16 @@ def _refit(log: Interactions, features: ItemFeatures, out: Path) -> tuple[Towers
     return towers, meta
 
 
-def _complete(task: Task, out: Path) -> Towers:
-    """Make a checkpoint of the second training's towers, with what the validation chose for the first's."""
-    towers, _ = _refit(task.parts.train, task.features, out / WHOLE)
+def _retrained(task: Task, out: Path, repeats: Repeats) -> Served:
+    """As the second training's towers answer, with what the validation chose for the first's.
+
+    Their checkpoint says so from now on.
+    """
+    log = task.parts.train
+    towers, _ = _refit(log, task.features, out / WHOLE)
     write_meta(out / WHOLE, load(out)[1])
-    return towers
+    companions = find_companions(log) if repeats.companions else NOBODY
+    return Served.of(towers, task.features, repeats, demand(log, task.features), companions)
 
 
 def _report(task: Task, asked: Asked, how: str, trained: Trained) -> Report:
@@ -272,7 +282,8 @@ def _report(task: Task, asked: Asked, how: str, trained: Trained) -> Report:
     start_s = start_of_test(task.parts.train) if how == "time" else None
     chosen, served = choose(out, task.features, task.inner, _latest_s(task.log), asked.seed)
     if trained.again_s is not None:
-        served = served.retrained(_complete(task, out), task.features, task.parts.train)
+        served = _retrained(task, out, served.repeats)
+    write_demand(out, served.expected)
     write_companions(out, served.companions)
     measured = measure(served, task.features, task.log, task.parts, how, asked.freshness_events, asked.seed)
     return {
@@ -298,7 +309,7 @@ def _second_facts(task: Task, trained: Trained) -> Report:
 
 def _open(out: Path) -> None:
     """Take away what an earlier run left that says that the folder is whole."""
-    for name in (CATALOGUE, POPULARITY, HELD_OUT, COMPANIONS, METRICS, CARD):
+    for name in (CATALOGUE, POPULARITY, DEMAND, HELD_OUT, COMPANIONS, METRICS, CARD):
         (out / name).unlink(missing_ok=True)
 
 

@@ -26,7 +26,7 @@ FILES = (
     "lists.bin",  # functions.core.index.Lists for the scorer "index"; else it says so
     "context.f16",  # [R, d] little-endian float16: functions.core.context
     "catalogue.sqlite",
-    "origins.bin",  # 16 bytes a row: what a refresh of the catalogue needs, and functions do not
+    "origins.bin",  # 20 bytes a row: what a refresh of the catalogue needs, and functions do not
     "fallback.json",
     "slots.json",
     "vocabulary.json",

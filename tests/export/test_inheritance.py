@@ -16,9 +16,10 @@ import torch
 from export.__main__ import publish, publish_refresh
 from export.bundle import write_alike
 from export.handover import read_products
-from export.origins import read_origins
+from export.origins import ORIGINS, WITHOUT_DEMAND, origins, read_origins
+from export.refresh import refresh
 from export.store import open_store
-from functions.core.alike import ALIKE
+from functions.core.alike import ALIKE, read_alike
 from functions.core.bundle import describe, write_manifest
 from functions.core.errors import CorruptBundle
 from functions.core.events import Event
@@ -30,6 +31,7 @@ from tests.bundles import products, shoppers, tiny_checkpoint
 from train.alike import who_inherits
 from train.checkpoint import load, save
 from train.evaluate import candidates, embed_items, user_rows
+from train.handover import read_demand
 
 TERM = Repeats(0.5, 16.0, inherited=6.0, inherited_half_life=4.0, newcomer=-2.0)
 NEW = (4, 17, 38, 55)  # what nobody had met when the towers learnt
@@ -86,7 +88,8 @@ def dot(bundle: ServedBundle, row: UserRow, item_id: str) -> float:
 def test_what_is_served_is_what_training_measured(made: Path) -> None:
     served, (towers, meta) = champion(made), load(made.parent / "checkpoint")
     features = read_products(made.parent / "checkpoint", meta).features
-    table, alike = embed_items(towers, features), who_inherits(towers, features, meta.repeats)
+    expected = read_demand(made.parent / "checkpoint", len(meta.item_ids))
+    table, alike = embed_items(towers, features), who_inherits(towers, features, meta.repeats, expected)
     log, users, inherited = shoppers(len(meta.item_ids)), list(range(40)), 0
     rows = user_rows(log, users, served.encoder)
     for row, each in zip(rows, candidates(log, users, towers, table, alike=alike), strict=True):
@@ -112,7 +115,8 @@ def test_where_nobody_inherits_there_is_no_file(
 ) -> None:
     folder = made.parent / "checkpoint"
     content = read_products(folder, load(folder)[1]).content
-    write_alike(content, np.isin(np.arange(62), new), 60, term, tmp_path)
+    came = origins(~np.isin(np.arange(62), new), *np.ones((3, 62)))
+    write_alike(content, came, 60, term, tmp_path)
     assert not (tmp_path / ALIKE).exists()
 
 
@@ -129,6 +133,50 @@ def test_a_product_inherits_on_the_day_it_comes(made: Path, tmp_path: Path) -> N
     heirs = {f"sku-{n:03d}" for n in NEW} | {"copy"}
     rows = np.flatnonzero(after.alike.inherits).tolist()
     assert {product.item_id for product in after.catalogue.products(rows)} == heirs
+
+
+def test_demand_stays_with_its_product_and_is_unknown_of_what_came(made: Path, tmp_path: Path) -> None:
+    bundles = Path(shutil.copytree(made, tmp_path / "bundles"))
+    after = refreshed(bundles, [COPY, *reversed(products())])
+    found = read_origins(bundles / after.id, after.manifest.items)["demand"]
+    known = read_demand(made.parent / "checkpoint", 62)
+    rows = after.catalogue.rows_of_ids([f"sku-{n:03d}" for n in range(62)])
+    assert [found[rows[f"sku-{n:03d}"]] for n in range(62)] == known.tolist() and len(set(known.tolist())) > 2
+    assert np.isnan(found[after.catalogue.rows_of_ids(["copy"])["copy"]])
+    assert np.isnan(found).sum() == 1
+
+
+def test_who_inherits_is_what_demand_makes_of_it(made: Path, tmp_path: Path) -> None:
+    before, folder = champion(made), made.parent / "checkpoint"
+    came = read_origins(made / before.id, 62)
+    came["demand"][NEW[1]] /= 100
+    write_alike(read_products(folder, load(folder)[1]).content, came, 60, TERM, tmp_path)
+    less = read_alike(np.fromfile(tmp_path / ALIKE, np.uint8), 62, 60)
+    for row in NEW:
+        sums = [float(of.likeness[of.heirs == row].astype(np.float64).sum()) for of in (less, before.alike)]
+        assert sums[0] == pytest.approx(sums[1] / (10 if row == NEW[1] else 1), rel=0.3)
+
+
+def test_a_bundle_from_before_demand_was_known_is_refreshed(made: Path, tmp_path: Path) -> None:
+    """What was new in it inherits by its cosines alone, and so does what comes."""
+    old = champion(made)
+    folder = Path(shutil.copytree(made / old.id, tmp_path / "bundle"))
+    came = read_origins(folder, 62)
+    short = came[list(WITHOUT_DEMAND.names or ())].astype(WITHOUT_DEMAND)
+    (folder / ORIGINS).write_bytes(short.tobytes()[:-1])
+    with pytest.raises(CorruptBundle, match=r"origins\.bin: 991 bytes; expected 1240"):
+        read_origins(folder, 62)
+    short.tofile(folder / ORIGINS)
+    write_manifest(folder, replace(old.manifest, files=describe(folder)))
+    items, out = tmp_path / "items.jsonl", tmp_path / "out"
+    items.write_text("".join(f"{json.dumps(item)}\n" for item in [*products(), COPY]))
+    out.mkdir()
+    refresh(folder, items, None, out)
+    after = open_bundle(out)
+    copy = after.catalogue.rows_of_ids(["copy"])["copy"]
+    assert after.alike.likeness[after.alike.heirs == copy].max() == 1
+    now = read_origins(out, 63)
+    assert np.isnan(now["demand"]).all() and (now["content"][:60] == came["content"][:60]).all()
 
 
 def test_what_left_the_shop_leaves_its_visitors_to_its_copy(made: Path, tmp_path: Path) -> None:

@@ -15,13 +15,14 @@ from export import scorers
 from export.__main__ import Unproven, main, publish
 from export.embed import Content, Embedded, embed
 from export.handover import product
-from functions.core.features import Vocabulary
+from functions.core.features import Vocabulary, item_features
 from functions.core.repeats import Repeats
 from functions.core.served import open_bundle
 from functions.core.user_row import Float16
 from tests.bundles import LOG_ONLY, products, shoppers, tiny_checkpoint
 from train.checkpoint import Meta, load, save
-from train.handover import write_held_out, write_popularity, write_products
+from train.demand import demand
+from train.handover import write_demand, write_held_out, write_popularity, write_products
 from train.log import Interactions
 from train.split import split
 from train.towers import Shape, Towers
@@ -141,6 +142,9 @@ def test_every_failure_is_told_at_once(
         ("catalogue.jsonl", "{}\n" * 62, "line 1: item_id None; expected 'sku-000'"),
         ("catalogue.jsonl", "[\n" * 62, "expected a JSON object"),
         ("popularity.f32", "abcd", "1 numbers; expected 62"),
+        ("demand.f32", "abcd", "1 numbers; expected 62"),
+        ("demand.f32", "abcd" * 61 + "\0" * 4, "62 numbers; expected 62 finite ones above 0"),
+        ("demand.f32", None, "demand.f32: missing"),
         ("held_out.npz", None, "held_out.npz: missing"),
         ("weights.safetensors", None, "weights.safetensors: missing"),
     ],
@@ -210,6 +214,7 @@ def test_a_shop_of_one_product_is_published(tmp_path: Path, dim: int) -> None:
     save(folder, Towers(Shape(1, 0, 0, dim=dim, width=16)), meta)
     write_products(folder, products()[:1], log.item_ids)
     write_popularity(folder, log)
+    write_demand(folder, demand(log, item_features(products()[:1], Vocabulary())))
     write_held_out(folder, split(log, "leave-one-out"), 0)
     made = publish(folder, tmp_path / "out", None, LOOSE)
     served = open_bundle(tmp_path / "out" / str(made["id"]))

@@ -27,10 +27,13 @@ def catalogue(items: int = 60, seed: int = 0, vectors: int = 0) -> ItemFeatures:
 
 
 def pairs(
-    features: ItemFeatures, new: np.ndarray, showable: int | None = None
+    features: ItemFeatures,
+    new: np.ndarray,
+    showable: int | None = None,
+    demand: np.ndarray | None = None,
 ) -> dict[tuple[int, int], float]:
     """(heir, giver) → likeness."""
-    alike = find_alike(features, new, showable)
+    alike = find_alike(features, new, showable, demand)
     giver = np.repeat(np.arange(len(new)), np.diff(alike.bounds))
     return dict(
         zip(zip(alike.heirs.tolist(), giver.tolist(), strict=True), alike.likeness.tolist(), strict=True)
@@ -95,3 +98,69 @@ def test_what_takes_too_long_to_compare_is_left_out(monkeypatch: pytest.MonkeyPa
     assert pairs(features, new) == of_known
     monkeypatch.setattr(module, "MOST_PAIRS", 45 * 15 - 1)
     assert pairs(features, new) == {}
+
+
+def demanded(items: int = 60) -> np.ndarray:
+    return np.random.default_rng(1).lognormal(0, 2, items).astype(np.float32)
+
+
+def test_what_hardly_anybody_comes_to_inherits_less() -> None:
+    """By the root of demand, up to the heirs' largest, to one in a hundred."""
+    features, new, demand = catalogue(), np.arange(60) % 3 == 0, demanded()
+    cosine, found = pairs(features, new), pairs(features, new, demand=demand)
+    heirs = sorted({heir for heir, _ in cosine})
+    demand[[row for row in range(60) if row not in heirs]] = 1e6  # who does not inherit does not matter
+    assert found == pairs(features, new, demand=demand)
+    most = np.exp(np.quantile(np.log(demand[heirs]), 0.99))
+    assert found.keys() == cosine.keys()
+    scale = {row: min(1.0, float(np.sqrt(demand[row] / most))) for row in heirs}
+    assert [found[pair] for pair in cosine] == pytest.approx(
+        [scale[pair[0]] * value for pair, value in cosine.items()], rel=2e-3
+    )
+    assert max(scale.values()) == 1.0 > np.median(list(scale.values()))
+
+
+def test_what_is_most_in_demand_is_kept_where_a_product_has_too_many_heirs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    features, new, demand = catalogue(), np.arange(60) % 2 == 0, demanded()
+    every = pairs(features, new, demand=demand)
+    monkeypatch.setattr(module, "MOST_HEIRS", 2)
+    few = pairs(features, new, demand=demand)
+    for giver in {giver for _, giver in every}:
+        of = sorted((value for (_, by), value in every.items() if by == giver), reverse=True)
+        assert sorted((v for (_, by), v in few.items() if by == giver), reverse=True) == of[:2]
+
+
+def test_the_least_demand_leaves_something() -> None:
+    features, new = catalogue(), np.arange(60) % 3 == 0
+    demand = np.where(np.arange(60) == 0, 1e12, 1e-12).astype(np.float32)
+    assert all(value > 0 for value in pairs(features, new, demand=demand).values())
+    assert pairs(features, new, demand=demand).keys() == pairs(features, new).keys()
+
+
+def test_unknown_demand_is_that_of_the_nearest() -> None:
+    features, new, demand = catalogue(), np.arange(60) % 3 == 0, demanded()
+    unknown = new & (np.arange(60) % 2 == 0)
+    whole, cosine = demand.copy(), pairs(features, new)
+    for heir in {heir for heir, _ in cosine if unknown[heir]}:
+        near = [(giver, v) for (row, giver), v in cosine.items() if row == heir and not unknown[giver]]
+        logs = np.log(demand[[giver for giver, _ in near]])
+        whole[heir] = np.exp(np.average(logs, weights=[value for _, value in near]))
+    demand[unknown] = np.nan
+    found, expected = (pairs(features, new, demand=each) for each in (demand, whole))
+    assert list(found.values()) == pytest.approx([expected[pair] for pair in found], rel=2e-3)
+
+
+def test_whose_nearest_are_unknown_too_has_the_mean_of_all_heirs() -> None:
+    titles = ["red mug", "red mug", "red bowl", "oak tray", "oak tray"]
+    features = item_features([{"title": title} for title in titles], Vocabulary())
+    new = np.array([False, True, True, True, False])
+    demand = np.array([1, 4, 1, np.nan, np.nan], np.float32)
+    mean = float(np.sqrt(2 / np.exp(np.quantile(np.log([1, 2, 4]), 0.99))))
+    assert pairs(features, new, demand=demand)[3, 4] == pytest.approx(mean, rel=2e-3)
+
+
+def test_demand_that_is_known_of_nothing_changes_nothing() -> None:
+    features, new = catalogue(), np.arange(60) % 3 == 0
+    assert pairs(features, new, demand=np.full(60, np.nan, np.float32)) == pairs(features, new)

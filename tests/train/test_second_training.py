@@ -16,14 +16,18 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from export.handover import read_products
+from train import inheritance, report
 from train import run as pipeline
 from train.__main__ import main
 from train.card import CARD
 from train.checkpoint import FILES, WEIGHTS, BadCheckpoint, load
+from train.demand import Demand, demand
 from train.fit import UNFINISHED, fit
+from train.handover import read_demand
 from train.log import Interactions
 from train.refit import without_id
 from train.run import WHOLE, Task
@@ -119,6 +123,29 @@ def test_what_is_left_is_one_checkpoint_that_export_reads(through: Path) -> None
     assert len(read_products(through, meta).shown) == OLD + NEW + UNMET
     assert not (through / WHOLE).exists() and not (through / UNFINISHED).exists()
     assert towers.user.centre.any()
+
+
+def test_demand_is_that_of_the_log_that_the_towers_learnt_from(
+    shop: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Never of the test's events, and of none of the trial's products."""
+    asked: dict[str, list[int]] = {}
+    made: list[Demand] = []
+    for module in (inheritance, report, pipeline):
+
+        def noted(log: Interactions, *more: Any, place: str = module.__name__) -> Demand:
+            asked.setdefault(place, []).append(len(log.user))
+            made.append(demand(log, *more))
+            return made[-1]
+
+        monkeypatch.setattr(module, "demand", noted)
+    for more, again in ((), {"train.run": [USERS * TEST]}), (("--hold-validation",), {}):
+        asked.clear()
+        assert train(shop, tmp_path, "--no-card", *more) == 0
+        (trial,) = asked.pop("train.inheritance")
+        assert 0 < trial < USERS * VALIDATION
+        assert asked == {"train.report": [USERS * VALIDATION]} | again
+        assert np.array_equal(read_demand(tmp_path, OLD + NEW + UNMET), made[-1])
 
 
 def before_the_test(parts: Split, log: Interactions) -> None:

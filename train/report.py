@@ -69,6 +69,10 @@ class Served:
         alike = who_inherits(towers, features, repeats, expected)
         return cls(towers, embed_items(towers, features), repeats, alike)
 
+    def retrained(self, towers: Towers, features: ItemFeatures, log: Interactions) -> Served:
+        """As other towers of the same products answer, which learnt from `log`, with the same repeat term."""
+        return Served.of(towers, features, self.repeats, demand(log, features))
+
     def proposed(self, log: Interactions, users: list[int]) -> list[Candidates]:
         """What is proposed to each user after the user's history in the log."""
         kinds, alike = self.repeats.kinds, self.alike

@@ -18,7 +18,6 @@ import torch.distributed as dist
 from functions.core.features import ItemFeatures, Vocabulary, item_features
 from train.card import CARD, data_facts, training_facts, write_card
 from train.checkpoint import FILES, Meta, load, save, write_meta
-from train.demand import demand
 from train.fit import STOP_ON, UNFINISHED, CannotResume, History, fit, identity
 from train.handover import (
     CATALOGUE,
@@ -36,7 +35,7 @@ from train.mapping import load_mapping
 from train.options import Options
 from train.prequential import start_of_test
 from train.refit import is_refitted, refit
-from train.report import Report, Served, choose, measure
+from train.report import Report, choose, measure
 from train.rules import facts, options_for, shape_for, softmax_items_for
 from train.search import Search, start_anew
 from train.sequences import is_sequences, write_sequences
@@ -273,8 +272,7 @@ def _report(task: Task, asked: Asked, how: str, trained: Trained) -> Report:
     start_s = start_of_test(task.parts.train) if how == "time" else None
     chosen, served = choose(out, task.features, task.inner, _latest_s(task.log), asked.seed)
     if trained.again_s is not None:
-        expected = demand(task.parts.train, task.features)
-        served = Served.of(_complete(task, out), task.features, served.repeats, expected)
+        served = served.retrained(_complete(task, out), task.features, task.parts.train)
     measured = measure(served, task.features, task.log, task.parts, how, asked.freshness_events, asked.seed)
     return {
         **measured,

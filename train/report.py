@@ -82,6 +82,11 @@ class Served:
         alike = who_inherits(towers, features, repeats, expected)
         return cls(towers, embed_items(towers, features), repeats, alike, companions, expected)
 
+    def retrained(self, towers: Towers, features: ItemFeatures, log: Interactions) -> Served:
+        """As other towers of the same products answer, which learnt from `log`, with the same repeat term."""
+        companions = find_companions(log) if self.repeats.companions else NOBODY
+        return Served.of(towers, features, self.repeats, demand(log, features), companions)
+
     def proposed(
         self, log: Interactions, users: list[int], context: NDArray[np.float32] | None = None
     ) -> list[Candidates]:

@@ -17,11 +17,8 @@ import torch.distributed as dist
 
 from functions.core.alike import COMPANIONS
 from functions.core.features import ItemFeatures, Vocabulary, item_features
-from functions.core.repeats import NOBODY, Repeats
 from train.card import CARD, data_facts, training_facts, write_card
 from train.checkpoint import FILES, Meta, load, save, write_meta
-from train.companions import find_companions
-from train.demand import demand
 from train.fit import STOP_ON, UNFINISHED, CannotResume, History, fit, identity
 from train.handover import (
     CATALOGUE,
@@ -40,7 +37,7 @@ from train.mapping import load_mapping
 from train.options import Options
 from train.prequential import start_of_test
 from train.refit import is_refitted, refit
-from train.report import Report, Served, choose, measure
+from train.report import Report, choose, measure
 from train.rules import facts, options_for, shape_for, softmax_items_for
 from train.search import Search, start_anew
 from train.sequences import is_sequences, write_sequences
@@ -264,16 +261,11 @@ def _refit(log: Interactions, features: ItemFeatures, out: Path) -> tuple[Towers
     return towers, meta
 
 
-def _retrained(task: Task, out: Path, repeats: Repeats) -> Served:
-    """As the second training's towers answer, with what the validation chose for the first's.
-
-    Their checkpoint says so from now on.
-    """
-    log = task.parts.train
-    towers, _ = _refit(log, task.features, out / WHOLE)
+def _complete(task: Task, out: Path) -> Towers:
+    """Make a checkpoint of the second training's towers, with what the validation chose for the first's."""
+    towers, _ = _refit(task.parts.train, task.features, out / WHOLE)
     write_meta(out / WHOLE, load(out)[1])
-    companions = find_companions(log) if repeats.companions else NOBODY
-    return Served.of(towers, task.features, repeats, demand(log, task.features), companions)
+    return towers
 
 
 def _report(task: Task, asked: Asked, how: str, trained: Trained) -> Report:
@@ -282,7 +274,7 @@ def _report(task: Task, asked: Asked, how: str, trained: Trained) -> Report:
     start_s = start_of_test(task.parts.train) if how == "time" else None
     chosen, served = choose(out, task.features, task.inner, _latest_s(task.log), asked.seed)
     if trained.again_s is not None:
-        served = _retrained(task, out, served.repeats)
+        served = served.retrained(_complete(task, out), task.features, task.parts.train)
     write_demand(out, served.expected)
     write_companions(out, served.companions)
     measured = measure(served, task.features, task.log, task.parts, how, asked.freshness_events, asked.seed)

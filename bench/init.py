@@ -40,7 +40,7 @@ from functions.core.events import Event, user_key
 from functions.core.fold import fold
 from functions.core.served import open_bundle
 
-ROUNDS = 15
+ROUNDS = 45
 TARGET = 2.0  # times the empty handler
 BOTO3 = ("boto3", "botocore", "s3transfer", "jmespath", "dateutil", "six", "urllib3")
 EMPTY, OURS = "an empty handler that imports boto3", "score: import, bundle open, first answer"

@@ -23,7 +23,7 @@ from functions.core.errors import CorruptBundle
 
 ALIKE, COMPANIONS = "alike.bin", "companions.bin"
 MOST_HEIRS = 50  # products that become candidates for one visitor by one kind of list
-LONGEST = 1.001  # cosine, rounded to float16
+LONGEST = 0x3C01  # bits of the float16 after 1: a cosine, rounded
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,7 @@ def read_alike(data: NDArray[np.uint8], items: int, showable: int, name: str = A
         raise CorruptBundle(
             f"{name}: rows {found.heirs.min()}..{found.heirs.max()}; expected 0..{showable - 1}"
         )
-    if not ((found.likeness > 0) & (found.likeness <= LONGEST)).all():
+    bits = found.likeness.view("<u2")  # in the order of the numbers, where those are above 0
+    if entries and not 0 < bits.min() <= bits.max() <= LONGEST:
         raise CorruptBundle(f"{name}: likeness {found.likeness.min()}; expected 0 < cosine <= 1")
     return found

@@ -48,7 +48,7 @@ def find_alike(
     """
     heirs = np.flatnonzero(new[:showable])
     if not len(heirs):
-        return _by_giver(heirs, heirs, np.zeros(0, np.float16), len(new))
+        return by_giver(heirs, heirs, np.zeros(0, np.float16), len(new), MOST_HEIRS)
     content = content_matrix(features)
     heir, giver, likeness = [], [], []
     for among in (np.flatnonzero(~new), np.flatnonzero(new)):
@@ -59,12 +59,13 @@ def find_alike(
         giver.append(among[near.col])
         likeness.append(near.data)
     if not heir:
-        return _by_giver(heirs[:0], heirs[:0], np.zeros(0, np.float16), len(new))
+        return by_giver(heirs[:0], heirs[:0], np.zeros(0, np.float16), len(new), MOST_HEIRS)
     pairs = np.concatenate(heir), np.concatenate(giver), np.concatenate(likeness)
     apart = (pairs[0] != pairs[1]) & (pairs[2].astype(np.float16) > 0)
     heirs, givers, cosines = (column[apart] for column in pairs)
     scaled = cosines if demand is None else cosines * _scale(heirs, givers, cosines, demand)
-    return _by_giver(heirs, givers, np.maximum(scaled.astype(np.float16), LEAST), len(new))
+    likeness = np.maximum(scaled.astype(np.float16), LEAST)
+    return by_giver(heirs, givers, likeness, len(new), MOST_HEIRS)
 
 
 def _scale(heir: Rows, giver: Rows, cosine: NDArray[np.float32], demand: Demand) -> NDArray[np.float64]:
@@ -85,11 +86,11 @@ def _scale(heir: Rows, giver: Rows, cosine: NDArray[np.float32], demand: Demand)
     return scale[heir]
 
 
-def _by_giver(heir: Rows, giver: Rows, likeness: NDArray[np.float16], items: int) -> Alike:
-    """The pairs in the order of who gives, of each the MOST_HEIRS that are most like it."""
+def by_giver(heir: Rows, giver: Rows, likeness: NDArray[np.float16], items: int, most: int) -> Alike:
+    """Pairs [E] in the order of who gives, of each the `most` that are most like it, best first."""
     order = np.lexsort((heir, -likeness.astype(np.float32), giver))
     heir, giver, likeness = heir[order], giver[order], likeness[order]
     first = np.searchsorted(giver, giver)
-    kept = np.arange(len(giver)) - first < MOST_HEIRS
+    kept = np.arange(len(giver)) - first < most
     bounds = np.searchsorted(giver[kept], np.arange(items + 1))
     return Alike(bounds.astype(np.int32), heir[kept].astype(np.int32), likeness[kept])

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from functions.core.alike import Alike
 from functions.core.repeats import NOBODY, Repeats
 from functions.core.user_row import Float16
+from train.alike import by_giver
 from train.baselines.neighbours import nearest
 from train.baselines.ranking import user_items
 from train.evaluate import Candidates, evaluate
@@ -33,7 +34,7 @@ Rows = NDArray[np.int64]
 
 
 def find_companions(log: Interactions) -> Alike:
-    """Of each of the log's N products its nearest by cosine of who met them, ties to the lower row."""
+    """Of each of the log's N products its nearest by cosine of who met them, best first."""
     items = len(log.item_ids)
     count = min(NEAREST, MOST_PAIRS // items)
     if not count:
@@ -41,12 +42,7 @@ def find_companions(log: Interactions) -> Alike:
     near = nearest(user_items(log), count, "cosine").tocoo()
     likeness = near.data.astype(np.float16)
     apart = (near.row != near.col) & (likeness > 0)
-    giver, heir, likeness = near.row[apart], near.col[apart], likeness[apart]
-    order = np.lexsort((heir, -likeness.astype(np.float32), giver))
-    giver, heir, likeness = giver[order], heir[order], likeness[order]
-    kept = np.arange(len(giver)) - np.searchsorted(giver, giver) < count
-    bounds = np.searchsorted(giver[kept], np.arange(items + 1))
-    return Alike(bounds.astype(np.int32), heir[kept].astype(np.int32), np.minimum(likeness[kept], 1))
+    return by_giver(near.col[apart], near.row[apart], np.minimum(likeness[apart], 1), items, count)
 
 
 def choose_companions(

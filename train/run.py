@@ -18,7 +18,7 @@ import torch.distributed as dist
 from functions.core.alike import COMPANIONS
 from functions.core.features import ItemFeatures, Vocabulary, item_features
 from train.card import CARD, data_facts, training_facts, write_card
-from train.checkpoint import FILES, Meta, load, save, write_meta
+from train.checkpoint import FILES, load, save, write_meta
 from train.fit import STOP_ON, UNFINISHED, CannotResume, History, fit, identity
 from train.handover import (
     CATALOGUE,
@@ -249,8 +249,8 @@ def _learn_all(task: Task, asked: Asked, trained: Trained, first: bool) -> Train
     return replace(trained, again_s=time.monotonic() - started)
 
 
-def _refit(log: Interactions, features: ItemFeatures, out: Path) -> tuple[Towers, Meta]:
-    """Place what the log has not met by its content, in the checkpoint that training left; returns that.
+def _refit(log: Interactions, features: ItemFeatures, out: Path) -> Towers:
+    """Place what the log has not met by its content, in the checkpoint that training left.
 
     Once: should a run that was interrupted later come here again, the weights are the same.
     """
@@ -258,12 +258,12 @@ def _refit(log: Interactions, features: ItemFeatures, out: Path) -> tuple[Towers
     if not is_refitted(towers.item):
         refit(towers.item, log, features)
         save(out, towers, meta)
-    return towers, meta
+    return towers
 
 
 def _complete(task: Task, out: Path) -> Towers:
     """Make a checkpoint of the second training's towers, with what the validation chose for the first's."""
-    towers, _ = _refit(task.parts.train, task.features, out / WHOLE)
+    towers = _refit(task.parts.train, task.features, out / WHOLE)
     write_meta(out / WHOLE, load(out)[1])
     return towers
 

@@ -215,7 +215,7 @@ def measure_ours(loaded: Loaded, folder: Path) -> Result:
         raise ValueError(f"{folder}: another catalogue, of {len(meta.item_ids)} items; {expected}")
     features, test = read_products(folder, meta).features, loaded.test
     items = len(meta.item_ids)
-    kept = read_demand(folder, items), read_companions(folder, items)
+    kept = read_demand(folder, items), read_companions(folder, meta)
     served = Served.of(towers, features, meta.repeats, *kept)
     found = served.proposed(test.train, test.users)
     wide = served.table.astype(np.float32)

@@ -12,7 +12,7 @@ from sys import intern
 import numpy as np
 from numpy.typing import NDArray
 
-from export.companions import in_rows, write_companions
+from export.companions import write_companions
 from export.embed import Content, embed
 from export.handover import Products, read_popularity, read_products
 from export.origins import ORIGINS, Origins, origins
@@ -69,7 +69,7 @@ def read_source(folder: Path, towers: Towers, meta: Meta) -> Source:
     items = len(meta.item_ids)
     tower_ids = np.where(without_id(towers.item), 0, np.arange(1, items + 1))
     products, counts = read_products(folder, meta), read_popularity(folder, items)
-    expected, companions = read_demand(folder, items), read_companions(folder, items)
+    expected, companions = read_demand(folder, items), read_companions(folder, meta)
     return Source(towers, meta, products, tower_ids, counts, expected, companions)
 
 
@@ -89,8 +89,7 @@ def write_files(source: Source, slots: Mapping[str, Slot], out: Path) -> None:
     came = origins(source.tower_ids, source.popularity, made.content, source.demand)
     came.tofile(out / ORIGINS)
     write_alike(source.products.content, came, showable, source.meta.repeats, out)
-    rows = np.arange(source.items)
-    write_companions(in_rows(source.companions, rows, source.items, showable), out)
+    write_companions(source.companions, out)
     (out / "slots.json").write_text(dump_slots(slots), encoding="utf-8")
     _write_json(out / "vocabulary.json", source.meta.vocabulary)
 

@@ -54,4 +54,7 @@ def read_origins(bundle: Path, items: int) -> Origins:
         return origins(old["tower_id"], old["popularity"], old["content"], unknown)
     if size != items * ORIGIN.itemsize:
         raise CorruptBundle(f"{path}: {size} bytes; expected {items * ORIGIN.itemsize}")
-    return np.fromfile(path, ORIGIN)
+    found = np.fromfile(path, ORIGIN)
+    if not (np.isnan(found["demand"]) | (np.isfinite(found["demand"]) & (found["demand"] > 0))).all():
+        raise CorruptBundle(f"{path}: demand; expected finite numbers above 0, or nan")
+    return found

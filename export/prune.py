@@ -100,7 +100,7 @@ def without_rare(source: Source, held: HeldOut, least: float) -> tuple[Source, H
         tower_ids=source.tower_ids[order],
         popularity=source.popularity[order],
         demand=source.demand[order],
-        companions=in_rows(source.companions, np.argsort(order), len(order), left),
+        companions=in_rows(source.companions, np.argsort(order), len(order)),
         pruned={**source.pruned, "items_below": least, "items": showable - left},
     )
     return pruned, held.in_order(order)

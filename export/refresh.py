@@ -156,8 +156,8 @@ def _content(gone: Product) -> Mapping[str, Any]:
 
 
 def _embedded(old: Path, was: Origins, named: NDArray[np.int64], content: Content) -> tuple[Origins, Float16]:
-    """Of the products in the new catalogue; what the old bundle did not have has no id, no popularity, and
-    nobody knows the demand.
+    """Of the products in the new catalogue; what the old bundle did not have has no id and no popularity, and
+    nobody knows the demand of it, nor of what has other content now.
 
     Embeddings of unchanged content are those of the old bundle, bit for bit; the others are made now.
     """
@@ -174,7 +174,7 @@ def _embedded(old: Path, was: Origins, named: NDArray[np.int64], content: Conten
     table = np.fromfile(old / "embeddings.f16", "<f2").reshape(len(was), -1)
     embeddings = np.where(made.due[:, None], made.table, table[np.maximum(named, 0)])
     require_finite(embeddings)
-    demand = np.where(known, before["demand"], np.nan).astype(np.float32)
+    demand = np.where(known & ~made.due, before["demand"], np.nan).astype(np.float32)
     return origins(tower_ids, popularity, made.content, demand), embeddings
 
 
@@ -207,7 +207,7 @@ def _write(served: ServedBundle, old: Path, rows: _Rows, out: Path) -> tuple[str
     write_alike(rows.content, rows.origins, rows.showable, served.repeats, out)
     now = np.full(served.manifest.items, -1)
     now[rows.before[rows.before >= 0]] = np.flatnonzero(rows.before >= 0)
-    write_companions(in_rows(served.companions, now, len(rows.before), rows.showable), out)
+    write_companions(in_rows(served.companions, now, len(rows.before)), out)
     vectors = _visitors(served, rows)
     scorer = _write_scorer(served, rows, vectors, out)
     name = _write_manifest(served, rows, scorer, {}, out)

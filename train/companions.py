@@ -34,15 +34,17 @@ Rows = NDArray[np.int64]
 
 
 def find_companions(log: Interactions) -> Alike:
-    """Of each of the log's N products its nearest by cosine of who met them, best first."""
+    """Of each of the log's N products its nearest by cosine of who met them, best first; of equals by lot."""
     items = len(log.item_ids)
     count = min(NEAREST, MOST_PAIRS // items)
     if not count:
         return NOBODY
-    near = nearest(user_items(log), count, "cosine").tocoo()
+    shuffled = np.random.default_rng(0).permutation(items)  # of equals implicit keeps the higher rows
+    near = nearest(user_items(log)[:, shuffled], count, "cosine").tocoo()
     likeness = near.data.astype(np.float16)
     apart = (near.row != near.col) & (likeness > 0)
-    return by_giver(near.col[apart], near.row[apart], np.minimum(likeness[apart], 1), items, count)
+    giver, heir = shuffled[near.row[apart]], shuffled[near.col[apart]]
+    return by_giver(heir, giver, np.minimum(likeness[apart], 1), items, count)
 
 
 def choose_companions(

@@ -15,7 +15,7 @@ from functions.core.errors import CorruptBundle
 from functions.core.events import IMPRESSION
 from functions.core.features import ItemFeatures, Vocabulary, item_features
 from functions.core.repeats import NOBODY
-from train.checkpoint import BadCheckpoint
+from train.checkpoint import BadCheckpoint, Meta
 from train.demand import Demand
 from train.log import Interactions
 from train.split import Split, rows_by_user
@@ -83,9 +83,9 @@ def read_demand(folder: Path, items: int) -> Demand:
     path = folder / DEMAND
     if not path.is_file():
         raise BadCheckpoint(f"{path}: missing; expected what `python -m train` writes")
-    found = np.fromfile(path, "<f4")
-    if len(found) != items or not (np.isfinite(found) & (found > 0)).all():
-        raise BadCheckpoint(f"{path}: {len(found)} numbers; expected {items} finite ones above 0")
+    found, size = np.fromfile(path, "<f4"), path.stat().st_size
+    if size != 4 * items or not (np.isfinite(found) & (found > 0)).all():
+        raise BadCheckpoint(f"{path}: {size} bytes; expected {items} finite numbers above 0, 4 bytes each")
     return found
 
 
@@ -96,10 +96,12 @@ def write_companions(folder: Path, companions: Alike) -> None:
         (folder / COMPANIONS).write_bytes(companions.to_bytes())
 
 
-def read_companions(folder: Path, items: int) -> Alike:
-    """The same of a checkpoint of so many item rows; raises BadCheckpoint."""
-    path = folder / COMPANIONS
+def read_companions(folder: Path, meta: Meta) -> Alike:
+    """The same of a checkpoint; raises BadCheckpoint."""
+    path, items = folder / COMPANIONS, len(meta.item_ids)
     if not path.is_file():
+        if meta.repeats.companions:
+            raise BadCheckpoint(f"{path}: missing; expected what `python -m train` writes")
         return NOBODY
     try:
         return read_alike(np.fromfile(path, "u1"), items, items, COMPANIONS)

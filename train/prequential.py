@@ -393,7 +393,7 @@ def evaluate_checkpoint(
     log = onto(log, meta.item_ids)
     start_s = start_of_test(split(log, "time").train)
     encoder = torch_encoder(towers, TowerItems(list(meta.item_ids), table))
-    companions = read_companions(folder, len(meta.item_ids))
+    companions = read_companions(folder, meta)
     walked = prequential(log, start_s, encoder, table, meta.repeats, most_events, seed, alike, companions)
     return {"start": _when(start_s), "seed": seed, "most_events": most_events, **summary(walked, seed)}
 

@@ -16,11 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from functions.core.alike import Alike
+from functions.core.events import KINDS
 from functions.core.user_row import UserRow
 
 Rows = NDArray[np.int64]
 Scores = NDArray[np.float64]
 NOBODY = Alike()
+DISMISS = KINDS["dismiss"]
 SHARP = 32.0  # how soon a companion counts: cosines are small where products are many
 
 
@@ -62,9 +64,15 @@ class Repeats:
         object.__setattr__(self, "kinds", tuple(self.kinds))  # JSON knows lists only
 
     def own(self, row: UserRow, rows_of: Callable[[list[bytes]], Sequence[int | None]]) -> Own:
-        """What in the user's row counts; `rows_of` finds the item rows of keys or their prefixes."""
+        """What in the user's row counts; `rows_of` finds the item rows of keys or their prefixes.
+
+        A dismissal does not, nor what was done to the item before it.
+        """
         found = rows_of([entry.item for entry in row.ring])
         ring = [item if e.kind in self.kinds else None for e, item in zip(row.ring, found, strict=True)]
+        for place, entry in enumerate(row.ring):
+            if entry.kind == DISMISS:
+                ring[: place + 1] = [None if item == found[place] else item for item in ring[: place + 1]]
         weights = row.favourites.weights(self.kinds)
         items = zip(rows_of(list(weights)), weights.values(), strict=True)
         return Own(ring, {item: weight for item, weight in items if item is not None})

@@ -134,7 +134,7 @@ def open_bundle(directory: Path, expected_id: str | None = None) -> ServedBundle
         items=items,
         catalogue=catalogue,
         slots=load_slots(directory / "slots.json"),
-        repeats=Repeats(**manifest.repeats),  # type: ignore[arg-type]
+        repeats=_repeats(directory, manifest),
         scorer=Scorer(
             open_search(directory, manifest.scorer, manifest.showable, manifest.dim),
             embeddings,
@@ -142,8 +142,8 @@ def open_bundle(directory: Path, expected_id: str | None = None) -> ServedBundle
         ),
         fallback=_fallback(directory / "fallback.json", manifest.showable),
         context=read_context(directory, manifest.dim),
-        alike=_alike(directory, manifest, ALIKE),
-        companions=_alike(directory, manifest, COMPANIONS),
+        alike=_alike(directory, manifest, ALIKE, manifest.showable),
+        companions=_alike(directory, manifest, COMPANIONS, manifest.items),
     )
     check_golden(served, embeddings, directory)
     return served
@@ -207,12 +207,19 @@ def _step(directory: Path, manifest: Manifest) -> Any:
     return step
 
 
-def _alike(directory: Path, manifest: Manifest, name: str) -> Alike:
-    """Who follows from whom; a bundle in which nobody does has no such file."""
+def _repeats(directory: Path, manifest: Manifest) -> Repeats:
+    try:
+        return Repeats(**manifest.repeats)  # type: ignore[arg-type]
+    except TypeError as error:  # of a later version, whose functions are to be deployed first
+        raise CorruptBundle(f"{directory / MANIFEST}: repeats: {error}") from error
+
+
+def _alike(directory: Path, manifest: Manifest, name: str, rows: int) -> Alike:
+    """Who follows from whom, of the first `rows`; a bundle in which nobody does has no such file."""
     if name not in manifest.files:
         return NOBODY
     data = mapped(directory, name, "u1", (manifest.files[name].bytes,))
-    return read_alike(data, manifest.items, manifest.showable, name)
+    return read_alike(data, manifest.items, rows, name)
 
 
 def _fallback(path: Path, showable: int) -> dict[str, Any]:

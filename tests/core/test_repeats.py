@@ -9,7 +9,7 @@ import pytest
 
 from functions.core.alike import Alike
 from functions.core.favourites import Favourites, item_and_kind, item_prefix
-from functions.core.repeats import SHARP, Own, Repeats
+from functions.core.repeats import DISMISS, SHARP, Own, Repeats
 from functions.core.ring import RingEntry
 from functions.core.user_row import event_hash, item_key, new_row
 
@@ -74,6 +74,20 @@ def test_only_event_types_that_the_numbers_were_chosen_on_count() -> None:
     found = lambda keys: [rows.get(key) for key in keys]  # noqa: E731
     assert Repeats(kinds=(4,)).own(row, found) == Own([None, 8, None], {7: 1.0})
     assert Repeats(kinds=(1,)).own(row, found) == Own([7, None, None], {})
+
+
+def test_a_dismissal_takes_back_what_was_done_before() -> None:
+    """Neither the dismissed nor what follows from it gains; what is done with it later counts again."""
+    kinds, items = [1, 1, DISMISS, 4], ["a", "b", "a", "a"]
+    ring = tuple(
+        RingEntry(event_hash(str(n)), item_key(item), kind, 0, 0)
+        for n, (item, kind) in enumerate(zip(items, kinds, strict=True))
+    )
+    rows = {item_key("a"): 7, item_key("b"): 8}
+    found = lambda keys: [rows.get(key) for key in keys]  # noqa: E731
+    row = replace(new_row("0" * 16, 4, 2), ring=ring)
+    assert Repeats().own(row, found).ring == [None, 8, None, 7]
+    assert Repeats().own(replace(row, ring=ring[:3]), found).ring == [None, 8, None]
 
 
 def test_it_survives_json() -> None:

@@ -14,7 +14,7 @@ from functions.core.repeats import NOBODY, Own, Repeats
 from tests.train.test_evaluate import interactions
 from train.__main__ import main
 from train.baselines.ranking import user_items
-from train.checkpoint import BadCheckpoint, load
+from train.checkpoint import BadCheckpoint, Meta, load
 from train.companions import choose_companions, find_companions
 from train.evaluate import Candidates, evaluate
 from train.handover import read_companions, write_companions
@@ -71,6 +71,13 @@ def test_who_shares_no_user_goes_with_nobody() -> None:
     assert pairs(find_companions(interactions([0, 0, 1], [0, 1, 2]))) == {(0, 1): 1, (1, 0): 1}
 
 
+def test_equals_have_equal_chances() -> None:
+    """A basket of sixty that one user bought: each is a companion of about twenty others."""
+    companions = find_companions(interactions([0] * 60, list(range(60))))
+    times = np.bincount(companions.heirs, minlength=60)
+    assert times.sum() == 60 * module.NEAREST and times[:30].sum() == pytest.approx(600, abs=300)
+
+
 def proposals(wanted: int) -> list[Candidates]:
     """Users who met item 0 and then item `wanted`, by towers that say something else."""
     table = np.eye(4, dtype=np.float32)
@@ -98,14 +105,20 @@ def test_they_are_chosen_where_lists_become_better(monkeypatch: pytest.MonkeyPat
     assert gained and choose_companions(before, made, mixed, table, TOGETHER) is before
 
 
+def meta(items: int, repeats: Repeats = Repeats()) -> Meta:  # noqa: B008
+    return Meta(tuple(map(str, range(items))), {}, 0, {}, repeats)
+
+
 def test_a_checkpoint_keeps_them_and_damage_is_told(tmp_path: Path) -> None:
     write_companions(tmp_path, TOGETHER)
-    assert pairs(read_companions(tmp_path, 4)) == {(0, 1): 0.5}
+    assert pairs(read_companions(tmp_path, meta(4))) == {(0, 1): 0.5}
     for items in (3, 5):
         with pytest.raises(BadCheckpoint, match=r"companions\.bin: .*expected"):
-            read_companions(tmp_path, items)
+            read_companions(tmp_path, meta(items))
     write_companions(tmp_path, NOBODY)
-    assert read_companions(tmp_path, 4) is NOBODY and not list(tmp_path.iterdir())
+    assert read_companions(tmp_path, meta(4)) is NOBODY and not list(tmp_path.iterdir())
+    with pytest.raises(BadCheckpoint, match=r"companions\.bin: missing"):
+        read_companions(tmp_path, meta(4, Repeats(companions=1.0)))
 
 
 def shop(folder: Path) -> list[str]:
@@ -143,8 +156,8 @@ def test_training_keeps_those_of_all_that_it_learnt_from(tmp_path: Path, more: l
     log = read_log(tmp_path / "events.jsonl").to_arrays()
     parts = split(log, "time")
     learnt = split(parts.train, "time").train if more else parts.train
-    items = len(log.item_ids)
-    assert load(out)[1].repeats.companions > 0
-    assert pairs(read_companions(out, items)) == pairs(find_companions(learnt))
+    kept = load(out)[1]
+    assert kept.repeats.companions > 0
+    assert pairs(read_companions(out, kept)) == pairs(find_companions(learnt))
     report = json.loads((out / "metrics.json").read_text())
     assert report["test"]["ndcg@10"] > 2 * report["test_without_repeats"]["ndcg@10"]

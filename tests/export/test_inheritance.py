@@ -146,6 +146,25 @@ def test_demand_stays_with_its_product_and_is_unknown_of_what_came(made: Path, t
     assert np.isnan(found).sum() == 1
 
 
+def test_demand_of_what_has_other_content_now_is_unknown(made: Path, tmp_path: Path) -> None:
+    bundles = Path(shutil.copytree(made, tmp_path / "bundles"))
+    changed = {**products()[7], "title": "Something else altogether"}
+    after = refreshed(bundles, [changed if p["item_id"] == changed["item_id"] else p for p in products()])
+    found = read_origins(bundles / after.id, after.manifest.items)["demand"]
+    assert np.flatnonzero(np.isnan(found)).tolist() == [
+        after.catalogue.rows_of_ids([changed["item_id"]])[changed["item_id"]]
+    ]
+
+
+@pytest.mark.parametrize("demand", [-1.0, 0.0, np.inf])
+def test_demand_that_cannot_be_is_told(made: Path, tmp_path: Path, demand: float) -> None:
+    came = read_origins(made / champion(made).id, 62)
+    came["demand"][3] = demand
+    came.tofile(tmp_path / ORIGINS)
+    with pytest.raises(CorruptBundle, match=r"origins\.bin: demand; expected"):
+        read_origins(tmp_path, 62)
+
+
 def test_who_inherits_is_what_demand_makes_of_it(made: Path, tmp_path: Path) -> None:
     before, folder = champion(made), made.parent / "checkpoint"
     came = read_origins(made / before.id, 62)

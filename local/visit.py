@@ -116,8 +116,8 @@ class Visit:
         one, other = self._products({banner["item_id"] for banner in first["banners"]})
         for kind, product in (("view", one), ("click", one), ("view", other), ("cart", other)):
             steps.append(self._act(kind, product))
+        self._require_changed(steps, before)  # before a click on what is popular leads back to that
         steps.append(self._click_first_banner())
-        self._require_changed(steps, before)
         return steps
 
     def _items(self, slot: str) -> list[str]:

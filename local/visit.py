@@ -178,8 +178,9 @@ class Visit:
     def _require_changed(self, steps: Sequence[Step], before: Sequence[str]) -> None:
         tier = steps[-1].tier
         _require(tier in PERSONAL, f"tier {tier!r} after {len(steps) - 1} events; expected 'personal'")
-        first, last = ([banner["item_id"] for banner in step.banners] for step in (steps[0], steps[-1]))
-        _require(set(first) != set(last), f"the banners did not change: {first} before and after")
+        first, *later = ([banner["item_id"] for banner in step.banners] for step in steps)
+        changed = any(set(shown) != set(first) for shown in later)
+        _require(changed, f"the banners did not change: {first} before and after")
         after = self._items(self._greedy)
         _require(
             set(before) != set(after), f"slot {self._greedy!r} did not change: {before} before and after"

@@ -12,7 +12,6 @@ from sys import intern
 import numpy as np
 from numpy.typing import NDArray
 
-from export.companions import write_companions
 from export.embed import Content, embed
 from export.handover import Products, read_popularity, read_products
 from export.origins import ORIGINS, Origins, origins
@@ -31,7 +30,7 @@ from functions.core.slots import Slot, dump_slots
 from train.alike import find_alike
 from train.checkpoint import Meta
 from train.demand import Demand
-from train.handover import read_companions, read_demand
+from train.handover import read_companions, read_demand, write_companions
 from train.refit import without_id
 from train.towers import Towers
 
@@ -89,7 +88,7 @@ def write_files(source: Source, slots: Mapping[str, Slot], out: Path) -> None:
     came = origins(source.tower_ids, source.popularity, made.content, source.demand)
     came.tofile(out / ORIGINS)
     write_alike(source.products.content, came, showable, source.meta.repeats, out)
-    write_companions(source.companions, out)
+    write_companions(out, source.companions)
     (out / "slots.json").write_text(dump_slots(slots), encoding="utf-8")
     _write_json(out / "vocabulary.json", source.meta.vocabulary)
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 from numpy.typing import NDArray
 
-from functions.core.alike import COMPANIONS, Alike
+from functions.core.alike import Alike
 
 
 def in_rows(companions: Alike, now: NDArray[np.int64], items: int) -> Alike:
@@ -21,9 +19,3 @@ def in_rows(companions: Alike, now: NDArray[np.int64], items: int) -> Alike:
     order = np.flatnonzero(kept)[np.argsort(giver[kept], kind="stable")]
     bounds = np.searchsorted(giver[order], np.arange(items + 1))
     return Alike(bounds.astype(np.int32), heir[order].astype(np.int32), companions.likeness[order])
-
-
-def write_companions(companions: Alike, out: Path) -> None:
-    """The bundle's file; none where nobody has companions."""
-    if len(companions.heirs):
-        (out / COMPANIONS).write_bytes(companions.to_bytes())

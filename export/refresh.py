@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.bundle import golden_histories, write_alike, write_items
-from export.companions import in_rows, write_companions
+from export.companions import in_rows
 from export.embed import CHUNK, Content, embed
 from export.handover import product
 from export.levels import recall
@@ -35,6 +35,7 @@ from functions.core.errors import VitrineError
 from functions.core.features import GAP_BUCKETS, VALUE_BUCKETS, ItemFeatures, Vocabulary, item_features
 from functions.core.served import ServedBundle, golden, golden_vectors, open_bundle
 from functions.core.user_row import Float16
+from train.handover import write_companions
 from train.log import read_catalogue
 from train.mapping import Mapping as Names
 from train.vectors import padded
@@ -207,7 +208,7 @@ def _write(served: ServedBundle, old: Path, rows: _Rows, out: Path) -> tuple[str
     write_alike(rows.content, rows.origins, rows.showable, served.repeats, out)
     now = np.full(served.manifest.items, -1)
     now[rows.before[rows.before >= 0]] = np.flatnonzero(rows.before >= 0)
-    write_companions(in_rows(served.companions, now, len(rows.before)), out)
+    write_companions(out, in_rows(served.companions, now, len(rows.before)))
     vectors = _visitors(served, rows)
     scorer = _write_scorer(served, rows, vectors, out)
     name = _write_manifest(served, rows, scorer, {}, out)

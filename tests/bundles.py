@@ -9,12 +9,16 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from export.__main__ import publish
+from export.store import open_store
 from functions.core.context import NAMES_AT
 from functions.core.features import Vocabulary, item_features
-from functions.core.repeats import Repeats
+from functions.core.repeats import Repeats, Rows, Scores
+from functions.core.served import ServedBundle, open_bundle
+from functions.core.user_row import UserRow
 from train.checkpoint import Meta, save
 from train.demand import demand
 from train.handover import write_demand, write_held_out, write_popularity, write_products
@@ -99,6 +103,21 @@ def tiny_bundle(folder: Path, seed: int = 0) -> Path:
     """Export it into `folder` (bundle and pointer); returns the folder."""
     publish(tiny_checkpoint(folder / "checkpoint", seed), folder / "bundles", None, max_loss=0.05)
     return folder / "bundles"
+
+
+def champion(bundles: Path) -> ServedBundle:
+    """The bundle that the pointer in a folder names."""
+    name = open_store(bundles).seen().champion
+    return open_bundle(bundles / name, name)
+
+
+def require_measured(served: ServedBundle, row: UserRow, ranked: tuple[Rows, Scores]) -> None:
+    """What is served for a row is what training ranked for it, but for what is not on sale."""
+    found, scores = served.candidates(row)
+    measured, of = ranked
+    shown = measured < served.manifest.showable
+    expected = dict(zip(measured[shown].tolist(), of[shown].tolist(), strict=True))
+    assert dict(zip(found.tolist(), scores.tolist(), strict=True)) == pytest.approx(expected, abs=0.02)
 
 
 if __name__ == "__main__":

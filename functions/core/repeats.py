@@ -97,17 +97,19 @@ class Repeats:
 
     def inheritance(self, own: Own, alike: Alike) -> dict[int, float]:
         """Score to add to new products that the visitor has not met, by item row; `newcomer` is not in it."""
-        if not self.inherited or not len(alike.heirs):
-            return {}
-        sums = alike.inherited(self.recency(own, self.inherited_half_life))
-        return {row: self.inherited * log1p(sum_) for row, sum_ in sums.items()}
+        return self._followed(own, alike, self.inherited, self.inherited_half_life)
 
     def company(self, own: Own, companions: Alike) -> dict[int, float]:
         """Score to add to companions of the visitor's own items that the visitor has not met, by item row."""
-        if not self.companions or not len(companions.heirs):
+        return self._followed(own, companions, self.companions, self.companions_half_life, SHARP)
+
+    def _followed(
+        self, own: Own, lists: Alike, weight: float, half_life: float, sharp: float = 1.0
+    ) -> dict[int, float]:
+        if not weight or not len(lists.heirs):
             return {}
-        sums = companions.inherited(self.recency(own, self.companions_half_life))
-        return {row: self.companions * log1p(SHARP * sum_) for row, sum_ in sums.items()}
+        sums = lists.inherited(self.recency(own, half_life))
+        return {row: weight * log1p(sharp * sum_) for row, sum_ in sums.items()}
 
     def added(self, own: Own, alike: Alike, companions: Alike = NOBODY) -> dict[int, float]:
         """Score to add by item row, to the visitor's own items and to what follows from them."""

@@ -14,13 +14,12 @@ from export.__main__ import publish, publish_refresh
 from export.companions import in_rows
 from export.handover import read_products
 from export.prune import Prune
-from export.store import open_store
 from functions.core.alike import COMPANIONS, Alike
 from functions.core.bundle import describe, write_manifest
 from functions.core.errors import CorruptBundle
 from functions.core.repeats import Repeats
 from functions.core.served import ServedBundle, open_bundle
-from tests.bundles import products, shoppers, tiny_checkpoint
+from tests.bundles import champion, products, require_measured, shoppers, tiny_checkpoint
 from train.checkpoint import BadCheckpoint, load, save
 from train.companions import find_companions
 from train.evaluate import candidates, embed_items, user_rows
@@ -45,11 +44,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "bundles"
 
 
-def champion(bundles: Path) -> ServedBundle:
-    name = open_store(bundles).seen().champion
-    return open_bundle(bundles / name, name)
-
-
 def by_name(bundle: ServedBundle) -> dict[tuple[str, str], float]:
     """(giver, companion) → cosine, by item id."""
     ids = [product.item_id for product in bundle.catalogue.products(list(range(bundle.manifest.items)))]
@@ -67,11 +61,7 @@ def test_what_is_served_is_what_training_measured(made: Path) -> None:
     log, users, joined = shoppers(len(meta.item_ids)), list(range(40)), 0
     rows = user_rows(log, users, served.encoder)
     for row, each in zip(rows, candidates(log, users, towers, table, companions=companions), strict=True):
-        found, scores = served.candidates(row)
-        measured, of = each.ranked(meta.repeats, table.astype(np.float32))
-        shown = measured < served.manifest.showable
-        expected = dict(zip(measured[shown].tolist(), of[shown].tolist(), strict=True))
-        assert dict(zip(found.tolist(), scores.tolist(), strict=True)) == pytest.approx(expected, abs=0.02)
+        require_measured(served, row, each.ranked(meta.repeats, table.astype(np.float32)))
         joined += len(meta.repeats.company(each.own, companions))
     assert joined > len(users)
 

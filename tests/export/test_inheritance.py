@@ -18,7 +18,6 @@ from export.bundle import write_alike
 from export.handover import read_products
 from export.origins import ORIGINS, WITHOUT_DEMAND, origins, read_origins
 from export.refresh import refresh
-from export.store import open_store
 from functions.core.alike import ALIKE, read_alike
 from functions.core.bundle import describe, write_manifest
 from functions.core.errors import CorruptBundle
@@ -27,7 +26,7 @@ from functions.core.fold import fold
 from functions.core.repeats import Repeats
 from functions.core.served import ServedBundle, open_bundle
 from functions.core.user_row import UserRow
-from tests.bundles import products, shoppers, tiny_checkpoint
+from tests.bundles import champion, products, require_measured, shoppers, tiny_checkpoint
 from train.alike import who_inherits
 from train.checkpoint import load, save
 from train.evaluate import candidates, embed_items, user_rows
@@ -53,11 +52,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("inheritance")
     publish(checkpoint(folder / "checkpoint"), folder / "bundles", None, max_loss=0.05)
     return folder / "bundles"
-
-
-def champion(bundles: Path) -> ServedBundle:
-    name = open_store(bundles).seen().champion
-    return open_bundle(bundles / name, name)
 
 
 def refreshed(bundles: Path, items: list[dict[str, Any]]) -> ServedBundle:
@@ -93,11 +87,7 @@ def test_what_is_served_is_what_training_measured(made: Path) -> None:
     log, users, inherited = shoppers(len(meta.item_ids)), list(range(40)), 0
     rows = user_rows(log, users, served.encoder)
     for row, each in zip(rows, candidates(log, users, towers, table, alike=alike), strict=True):
-        found, scores = served.candidates(row)
-        measured, of = each.ranked(meta.repeats, table.astype(np.float32))
-        shown = measured < served.manifest.showable
-        expected = dict(zip(measured[shown].tolist(), of[shown].tolist(), strict=True))
-        assert dict(zip(found.tolist(), scores.tolist(), strict=True)) == pytest.approx(expected, abs=0.02)
+        require_measured(served, row, each.ranked(meta.repeats, table.astype(np.float32)))
         inherited += len(meta.repeats.inheritance(each.own, alike))
     assert inherited > len(users)
 

@@ -22,9 +22,9 @@ from export.prune import Prune, without_rare
 from export.store import open_store
 from functions.core.events import Event
 from functions.core.fold import fold, in_space
-from functions.core.served import ServedBundle, open_bundle
+from functions.core.served import ServedBundle
 from functions.core.user_row import UserRow
-from tests.bundles import WIDTH, products, tiny_checkpoint
+from tests.bundles import WIDTH, champion, products, tiny_checkpoint
 from train.checkpoint import load
 from train.towers import Block, Shape, Towers
 
@@ -47,11 +47,6 @@ def folders(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
         made[name] = tmp_path_factory.mktemp(name)
         publish(checkpoint, made[name], None, ANY_LOSS, wish)
     return made
-
-
-def champion(folder: Path) -> ServedBundle:
-    name = open_store(folder).seen().champion
-    return open_bundle(folder / name, name)
 
 
 def report(folder: Path) -> dict[str, Any]:

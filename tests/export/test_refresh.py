@@ -11,11 +11,10 @@ import pytest
 
 import export.refresh as refreshing
 from export.__main__ import main, publish_refresh
-from export.store import open_store
 from functions.core.events import Event
 from functions.core.fold import fold
-from functions.core.served import ServedBundle, open_bundle
-from tests.bundles import LOG_ONLY, products, tiny_bundle
+from functions.core.served import ServedBundle
+from tests.bundles import LOG_ONLY, champion, products, tiny_bundle
 
 LAMP = {
     "item_id": "new-lamp",
@@ -35,11 +34,6 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def bundles(original: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(original, tmp_path / "bundles"))
-
-
-def champion(bundles: Path) -> ServedBundle:
-    name = open_store(bundles).seen().champion
-    return open_bundle(bundles / name, name)
 
 
 def refreshed(bundles: Path, items: Items) -> dict[str, object]:

@@ -10,13 +10,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Generator, Tensor
 
-from functions.core.events import IMPRESSION, KINDS
+from functions.core.events import DISMISS, IMPRESSION
 from functions.core.features import gap_bucket, value_bucket
 from train.context import event_codes
 from train.log import Interactions
 from train.split import events_of
 
-DISMISS = KINDS["dismiss"]  # advances the state, but is nothing to predict
 STEPS_PER_EPOCH = 50  # at least, where a small log would be a handful of full batches
 SMALLEST_BATCH = 256  # events
 IN_TWO = 0.1  # share of the windows that are cut in two

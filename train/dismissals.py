@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from functions.core.events import KINDS
+from functions.core.events import DISMISS
 
-DISMISS = KINDS["dismiss"]
 AWAY = 8.0  # units of score below the mean of all items: e^-8 of its odds under a softmax
 SHORTEST = 0.25  # squared distance from the mean, below which it falls by less: vectors have to fit float16
 

@@ -32,7 +32,7 @@ from tqdm import tqdm
 
 from functions.core.alike import Alike
 from functions.core.errors import VitrineError
-from functions.core.events import IMPRESSION, KINDS
+from functions.core.events import DISMISS, IMPRESSION
 from functions.core.features import Vocabulary
 from functions.core.fold import Encoder, fold
 from functions.core.repeats import NOBODY, Repeats
@@ -143,7 +143,7 @@ def _acts(log: Interactions, start: int, users: Rows) -> list[list[Rows]]:
 
 def _ranked(kind: NDArray[np.int8]) -> NDArray[np.bool_]:
     """What a list should have had in it: anything but what was shown, and what was pushed away."""
-    wanted: NDArray[np.bool_] = ~np.isin(kind, [IMPRESSION, KINDS["dismiss"]])
+    wanted: NDArray[np.bool_] = ~np.isin(kind, [IMPRESSION, DISMISS])
     return wanted
 
 

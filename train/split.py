@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from functions.core.events import IMPRESSION, KINDS
+from functions.core.events import DISMISS, IMPRESSION
 from train.baselines.ranking import liked
 from train.log import Interactions
 
@@ -65,7 +65,7 @@ def _nobody_to_test(log: Interactions, how: str, wanted: int) -> str:
 
 def events_of(log: Interactions) -> str:
     """How many events a log has, and how many of them are nothing that a user wanted."""
-    names = {"impressions": IMPRESSION, "dismissals": KINDS["dismiss"]}
+    names = {"impressions": IMPRESSION, "dismissals": DISMISS}
     counts = {name: int((log.kind == kind).sum()) for name, kind in names.items()}
     of_which = " and ".join(f"{count:,} {name}" for name, count in counts.items() if count)
     return f"{len(log.user):,} events" + (f" ({of_which} among them)" if of_which else "")

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from functions.core.events import DISMISS
 from functions.core.features import GAP_BUCKETS, PRICE_BUCKETS, TEXT_BUCKETS, VALUE_BUCKETS
 from train.context import ContextTable
-from train.dismissals import DISMISS, pushed, signed
+from train.dismissals import pushed, signed
 from train.scan import scan
 
 KINDS = 8

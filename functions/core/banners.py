@@ -15,7 +15,7 @@ import numpy as np
 
 from functions.core.catalogue import Product
 from functions.core.creatives import render
-from functions.core.events import KINDS
+from functions.core.events import DISMISS
 from functions.core.fold import fold
 from functions.core.pointer import CHAMPION
 from functions.core.ranking import Choice, impressions_in_last_day, rank
@@ -28,7 +28,6 @@ from functions.core.user_row import UserRow
 
 DECISION_LIFETIME_S = 86_400
 CREATIVE = "plain"
-DISMISS = KINDS["dismiss"]
 HOUSE = Product(item_id="house", title="Discover our shop", price=float("nan"), url="/")
 
 Sign = Callable[[Mapping[str, Any]], str]

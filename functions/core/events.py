@@ -15,6 +15,7 @@ from functions.core.errors import InvalidEvent
 EVENT_TYPES = ("view", "click", "cart", "purchase", "rating", "dismiss", "impression")
 KINDS = {name: code for code, name in enumerate(EVENT_TYPES, start=1)}  # 0 is "other"
 IMPRESSION = KINDS["impression"]
+DISMISS = KINDS["dismiss"]
 
 MAX_ID = 128  # characters in an event id or an item id
 MAX_TOKEN = 4096

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from math import log2
 
 from functions.core.errors import CorruptRow
-from functions.core.events import KINDS
+from functions.core.events import DISMISS
 from functions.core.ring import ENTRY_BYTES, RING, item_of, kind_of, kinds_of
 
 PLACES = 24
@@ -30,7 +30,6 @@ ONE = 64  # the code of weight 1; codes run from 1 (weight 0.26) to 255 (62.6)
 MOST = 255
 PACE = HALF_LIFE // OCTAVE  # events that make all weights one code lighter
 ONCE, AGAIN = ONE - OCTAVE, ONE + OCTAVE  # an item may take the place of what weighs less than 1/2, or than 2
-DISMISS = KINDS["dismiss"]
 _FAVOURITE = struct.Struct(f">{PREFIX}sB")
 _BYTES = tuple(bytes([code]) for code in range(256))
 PLACE = PREFIX + 1  # bytes of a favourite

@@ -16,13 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from functions.core.alike import Alike
-from functions.core.events import KINDS
+from functions.core.events import DISMISS
 from functions.core.user_row import UserRow
 
 Rows = NDArray[np.int64]
 Scores = NDArray[np.float64]
 NOBODY = Alike()
-DISMISS = KINDS["dismiss"]
 SHARP = 32.0  # how soon a companion counts: cosines are small where products are many
 
 

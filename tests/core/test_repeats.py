@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from functions.core.alike import Alike
+from functions.core.events import DISMISS
 from functions.core.favourites import Favourites, item_and_kind, item_prefix
-from functions.core.repeats import DISMISS, SHARP, Own, Repeats
+from functions.core.repeats import SHARP, Own, Repeats
 from functions.core.ring import RingEntry
 from functions.core.user_row import event_hash, item_key, new_row
 

@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from functions.core.events import DISMISS
 from functions.core.features import ItemFeatures, Vocabulary
 from train import towers as towers_module
 from train.checkpoint import load
-from train.dismissals import AWAY, DISMISS, pushed, signed
+from train.dismissals import AWAY, pushed, signed
 from train.fit import fit
 from train.log import Interactions
 from train.options import Options

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from train.dataset import AHEAD, DISMISS, Batch, histories
+from functions.core.events import DISMISS
+from train.dataset import AHEAD, Batch, histories
 from train.log import Interactions
 from train.options import Options
 from train.rules import Facts, facts, options_for

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from functions.core.events import IMPRESSION, KINDS
+from functions.core.events import DISMISS, IMPRESSION
 from train.log import Interactions
 
 USERS_AT_ONCE = 64
@@ -56,7 +56,7 @@ def _best(scores: Floats, k: int) -> Rows:
 
 def liked(log: Interactions) -> Rows:
     """Positions of the events that speak for their item, oldest first: no impression, no dismissal."""
-    return np.flatnonzero((log.kind != IMPRESSION) & (log.kind != KINDS["dismiss"]))
+    return np.flatnonzero((log.kind != IMPRESSION) & (log.kind != DISMISS))
 
 
 def item_counts(log: Interactions) -> Floats:

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import onnx
 import torch
@@ -132,16 +133,16 @@ def _export(
 def _strip_provenance(path: Path) -> None:
     """Drop the source lines that the exporter notes: the file's hash names the space that states live in."""
     model = onnx.load(str(path))
-    graph = model.graph
-    for part in (
-        *graph.node,
-        *graph.value_info,
-        *graph.input,
-        *graph.output,
-        *graph.initializer,
-        graph,
-        model,
-    ):
+    for part in (model, *_parts(model.graph)):
         del part.metadata_props[:]
         part.doc_string = ""
     path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def _parts(graph: onnx.GraphProto) -> Iterator[Any]:
+    """Whatever may say where it comes from, in the branches of an If too."""
+    yield from (graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer)
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                yield from _parts(attribute.g)

@@ -6,6 +6,7 @@ the item's embedding. That move is no part of training: what is trained would le
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from functions.core.events import DISMISS
@@ -14,13 +15,15 @@ AWAY = 8.0  # units of score below the mean of all items: e^-8 of its odds under
 SHORTEST = 0.25  # squared distance from the mean, below which it falls by less: vectors have to fit float16
 
 
-def signed(item: Tensor, kind: Tensor) -> Tensor:
-    """Embeddings [..., d] as the user tower takes them, those of dismissed items (kind [...]) negated."""
-    return item * (1.0 - 2.0 * _dismissed(kind, item))
+def signs(kinds: int) -> Tensor:
+    """[kinds, 1]: -1 for a dismissal, else 1; what an event's item enters the user tower with."""
+    sign = torch.ones(kinds, 1)
+    sign[DISMISS] = -1.0
+    return sign
 
 
-def pushed(vector: Tensor, item: Tensor, kind: Tensor, centre: Tensor) -> Tensor:
-    """Vectors [..., d] after events; away from item [..., d] where it was dismissed.
+def pushed(vector: Tensor, item: Tensor, sign: Tensor, centre: Tensor) -> Tensor:
+    """Vectors [..., d] after events, float32; away from item [..., d] where sign [..., 1] is negative.
 
     centre [d]: the mean of all items; what an item shares with all others is no reason to dislike it.
     Whatever the tower says, the item's score is then AWAY below the mean's, or lower; another falls by what
@@ -29,8 +32,13 @@ def pushed(vector: Tensor, item: Tensor, kind: Tensor, centre: Tensor) -> Tensor
     own = item - centre
     square = own.pow(2).sum(-1, keepdim=True).clamp(min=SHORTEST)
     above = (vector * own).sum(-1, keepdim=True).clamp(min=0.0)
-    return vector - ((AWAY + above) * _dismissed(kind, item) / square) * own
+    return vector - torch.where(sign < 0, AWAY + above, 0.0) / square * own
 
 
-def _dismissed(kind: Tensor, like: Tensor) -> Tensor:
-    return (kind == DISMISS).unsqueeze(-1).to(like.dtype)  # [..., 1]
+def served(vector: Tensor, item: Tensor, sign: Tensor, centre: Tensor) -> Tensor:
+    """`pushed`, in float16. The exported graph passes over the sums in a batch without a dismissal."""
+    columns = (vector, item, sign, centre)
+    if not torch.compiler.is_exporting():
+        return pushed(*columns).half()
+    made: Tensor = torch.cond(sign.min() < 0, lambda *c: pushed(*c).half(), lambda v, *_: v.half(), columns)
+    return made

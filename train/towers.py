@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from functions.core.events import DISMISS
 from functions.core.features import GAP_BUCKETS, PRICE_BUCKETS, TEXT_BUCKETS, VALUE_BUCKETS
 from train.context import ContextTable
-from train.dismissals import pushed, signed
+from train.dismissals import pushed, served, signs
 from train.scan import scan
 
 KINDS = 8
@@ -157,12 +157,11 @@ class Block(nn.Module):
         states = scan(decay, (1.0 - decay) * value)
         return x + self.drop(self.outer(states * gate))  # type: ignore[no-any-return]
 
-    def step(self, x: Tensor, state: Tensor, rounded: bool) -> tuple[Tensor, Tensor]:
-        """One event: x, state float32 [B, W] -> x and the state after it, float16 where it is `rounded`."""
+    def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """One event: x, state float32 [B, W] -> x and the state after it, unrounded."""
         decay, value, gate = self._event(x)
         after = value + decay * (state - value)
-        kept = after.half() if rounded else after
-        return x + self.outer(kept.float() * gate), kept
+        return x + self.outer(after * gate), after
 
     def _event(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         forget, value, gate = self.inner(self.norm(x)).float().chunk(3, -1)
@@ -172,6 +171,7 @@ class Block(nn.Module):
 class UserTower(nn.Module):
     """Events to user vectors: in parallel over a window to train, one event at a time to serve."""
 
+    signs: Tensor
     centre: Tensor
 
     def __init__(self, shape: Shape) -> None:
@@ -186,6 +186,7 @@ class UserTower(nn.Module):
         self.blocks = nn.ModuleList(Block(shape.width, shape.dropout) for _ in range(shape.blocks))
         self.norm = RMSNorm(shape.width)
         self.readout = nn.Linear(shape.width, shape.dim)
+        self.register_buffer("signs", signs(KINDS), persistent=False)
         self.register_buffer("centre", torch.zeros(shape.dim))  # mean of the items, when last validated
         nn.init.normal_(self.kinds.weight, std=0.02)
 
@@ -194,23 +195,26 @@ class UserTower(nn.Module):
         if self.training:  # an event type that training never saw is served as kind 0
             kept = torch.rand(kind.shape, device=kind.device) >= self.kind_dropout
             kind = kind * (kept | (kind == DISMISS))
-        x = self._event(self.drop_item(item), kind, gap, value)
+        sign = F.embedding(kind, self.signs)
+        x = self._event(self.drop_item(item), sign, kind, gap, value)
         for block in self.blocks:
             x = block(x)
         vector: Tensor = self.readout(self.drop(self.norm(x)))
-        return vector if self.training else pushed(vector, item, kind, self.centre)
+        return vector if self.training else pushed(vector, item, sign, self.centre)
 
     def step(
         self, state: Tensor, item: Tensor, kind: Tensor, gap: Tensor, value: Tensor
     ) -> tuple[Tensor, Tensor]:
         """One event: state float16 [B, S], item float16 [B, d], codes int64 [B] -> state, vector, float16.
 
-        This, rounding included, defines a user's state; `forward` only trains it.
+        This, rounding included, defines a user's state; `forward` only trains it. What is rounded is what is
+        kept: the event's own vector is read from the state before that.
         """
         if not torch.compiler.is_exporting() and state.shape[0] != STEP_ROWS:
             return self._in_fixed_shape(state, item, kind, gap, value)
-        state, vector = self._walk(state.float(), item.float(), kind, gap, value, rounded=True)
-        return state, vector.half()
+        item, sign = item.float(), F.embedding(kind, self.signs)
+        after, vector = self._walk(state.float(), self._event(item, sign, kind, gap, value))
+        return after.half(), served(vector, item, sign, self.centre)
 
     def _in_fixed_shape(self, *columns: Tensor) -> tuple[Tensor, Tensor]:
         users = columns[0].shape[0]
@@ -222,21 +226,21 @@ class UserTower(nn.Module):
         self, state: Tensor, item: Tensor, kind: Tensor, gap: Tensor, value: Tensor
     ) -> tuple[Tensor, Tensor]:
         """`step` in float32 throughout: what `forward` computes, so what rounding costs can be measured."""
-        return self._walk(state, item, kind, gap, value, rounded=False)
+        sign = F.embedding(kind, self.signs)
+        after, vector = self._walk(state, self._event(item, sign, kind, gap, value))
+        return after, pushed(vector, item, sign, self.centre)
 
-    def _walk(
-        self, state: Tensor, item: Tensor, kind: Tensor, gap: Tensor, value: Tensor, rounded: bool
-    ) -> tuple[Tensor, Tensor]:
-        x = self._event(item, kind, gap, value)  # [B, W]
+    def _walk(self, state: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The blocks one after another: state [B, S], x [B, W] -> the state after them, vector [B, d]."""
         states = []
         for block, before in zip(self.blocks, torch.split(state, self.state_channels, -1), strict=True):
             assert isinstance(block, Block)
-            x, after = block.step(x, before, rounded)
+            x, after = block.step(x, before)
             states.append(after)
-        return torch.cat(states, -1), pushed(self.readout(self.norm(x)), item, kind, self.centre)
+        return torch.cat(states, -1), self.readout(self.norm(x))
 
-    def _event(self, item: Tensor, kind: Tensor, gap: Tensor, value: Tensor) -> Tensor:
-        return self.item(signed(item, kind)) + self.kinds(kind) + self.gaps(gap) + self.values(value)  # type: ignore[no-any-return]
+    def _event(self, item: Tensor, sign: Tensor, kind: Tensor, gap: Tensor, value: Tensor) -> Tensor:
+        return self.item(item * sign) + self.kinds(kind) + self.gaps(gap) + self.values(value)  # type: ignore[no-any-return]
 
 
 def _padded(x: Tensor, rows: int) -> Tensor:

@@ -18,7 +18,7 @@ from functions.core.protobuf import BYTES, FIXED32, VARINT, Part, Refused
 
 OPSET = 21
 DEFAULT_DOMAINS = ("", "ai.onnx")  # two names of one
-MOST_NESTED = 4  # graphs within graphs; ours have none
+MOST_NESTED = 4  # graphs within graphs; ours have one, the branches of an If
 
 # field number → name and wire type, of what our exporter writes
 MODEL = {

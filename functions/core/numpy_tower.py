@@ -30,8 +30,8 @@ KINDS: dict[int, np.dtype[Any]] = {
     9: np.dtype("?"),
     10: np.dtype("<f2"),
 }
-FLOAT_VALUE, INT_VALUE, TENSOR_VALUE = 1, 2, 4  # of onnx.AttributeProto
-# of an input, as in onnx.proto
+FLOAT_VALUE, INT_VALUE, TENSOR_VALUE, GRAPH_VALUE = 1, 2, 4, 5  # of onnx.AttributeProto
+# of an input or output, as in onnx.proto
 VALUE_INFO = {1: ("name", BYTES), 2: ("type", BYTES), 3: ("doc_string", BYTES), 4: ("metadata_props", BYTES)}
 TYPE = {1: ("tensor_type", BYTES), 6: ("denotation", BYTES)}
 TENSOR_TYPE = {1: ("elem_type", VARINT), 2: ("shape", BYTES)}
@@ -47,6 +47,38 @@ class Node:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     attributes: dict[str, Any]
+
+    def operators(self) -> set[str]:
+        """Its own and those of its branches."""
+        inside = (each.operators() for each in self.attributes.values() if isinstance(each, Graph))
+        return {self.operator}.union(*inside)
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Operators in the order in which they run; a branch also reads what the graph around it knows."""
+
+    nodes: list[Node]
+    weights: dict[str, Array]
+    inputs: list[Part]
+    outputs: list[str]
+
+    def operators(self) -> set[str]:
+        """Names of all, branches included."""
+        return set().union(*(node.operators() for node in self.nodes))
+
+    def run(self, given: dict[str, Array]) -> list[Array]:
+        """The outputs, from what is given by name."""
+        known = given | self.weights
+        for node in self.nodes:
+            inputs = [known[name] for name in node.inputs]
+            if node.operator == "If":
+                taken = "then_branch" if inputs[0] else "else_branch"
+                made = node.attributes[taken].run(known)
+            else:
+                made = OPERATORS[node.operator](*inputs, **node.attributes)
+            known.update(zip(node.outputs, made if isinstance(made, list) else [made], strict=True))
+        return [known[name] for name in self.outputs]
 
 
 def _sum(x: Array, axes: Array, mean: bool = False) -> Array:
@@ -83,15 +115,18 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "Equal": np.equal,
     "Gather": lambda table, at, *, axis=0: table.take(at, axis),
     "Gemm": _gemm,
+    "Less": np.less,
     "Mul": np.multiply,
     "Pow": np.power,
     "ReduceMean": lambda x, axes, *, keepdims, noop_with_empty_axes=0: _sum(x, axes, mean=True),
+    "ReduceMin": lambda x, *, keepdims, noop_with_empty_axes=0: np.min(x, keepdims=bool(keepdims)),
     "ReduceSum": lambda x, axes, *, keepdims, noop_with_empty_axes=0: _sum(x, axes),
     "Sigmoid": _sigmoid,
     "Split": _split,
     "Sqrt": np.sqrt,
     "Sub": np.subtract,
     "Unsqueeze": lambda x, axes: np.expand_dims(x, tuple(axes.tolist())),
+    "Where": np.where,
 }
 
 
@@ -101,25 +136,22 @@ class NumpyStep:
     def __init__(self, model: Path) -> None:
         """Raises CorruptBundle for what is not a user tower or has operators that are not ours."""
         try:
-            self._nodes, self._weights, widths = _read(model.read_bytes())
+            self._graph = _read(model.read_bytes())
+            widths = dict(map(_input, self._graph.inputs))
             self.state_width, self.dim = widths["state"], widths["item"]
         except (Refused, IndexError, KeyError, ValueError, struct.error, UnicodeDecodeError) as error:
             raise CorruptBundle(f"{model}: {error!r}; expected a user tower") from error
-        unknown = sorted({node.operator for node in self._nodes} - OPERATORS.keys())
+        unknown = sorted(self._graph.operators() - OPERATORS.keys() - {"If"})
         if unknown:
-            raise CorruptBundle(f"{model}: operators {unknown}; numpy serves {sorted(OPERATORS)}")
+            raise CorruptBundle(f"{model}: operators {unknown}; numpy serves {sorted(OPERATORS)} and If")
 
     def __call__(
         self, state: Float16, item: Float16, kind: Int64, gap: Int64, value: Int64
     ) -> tuple[Float16, Float16]:
         """One event of each of B users: [B, S], [B, d], codes [B] → state [B, S], vector [B, d], float16."""
         given: dict[str, Array] = {"state": state, "item": item, "kind": kind, "gap": gap, "value": value}
-        known: dict[str, Array] = self._weights | given
-        for node in self._nodes:
-            inputs = [known[name] for name in node.inputs]
-            made = OPERATORS[node.operator](*inputs, **node.attributes)
-            known.update(zip(node.outputs, made if isinstance(made, list) else [made], strict=True))
-        return known["state_out"], known["vector"]
+        after, vector = self._graph.run(given)
+        return after, vector
 
 
 class _Message:
@@ -154,12 +186,17 @@ def _text(part: Part) -> str:
     return part.raw().decode()
 
 
-def _read(data: bytes) -> tuple[list[Node], dict[str, Array], dict[str, int]]:
+def _read(data: bytes) -> Graph:
     model = _Message(Part(data, 0, len(data)), "model", MODEL)
-    graph = _Message(model.part("graph"), "graph", GRAPH)
-    weights = dict(_tensor(part) for part in graph.parts("initializer"))
-    nodes = [_node(part) for part in graph.parts("node")]
-    return nodes, weights, dict(_input(part) for part in graph.parts("input"))
+    return _graph(model.part("graph"))
+
+
+def _graph(part: Part) -> Graph:
+    graph = _Message(part, "graph", GRAPH)
+    weights = dict(_tensor(each) for each in graph.parts("initializer"))
+    nodes = [_node(each) for each in graph.parts("node")]
+    outputs = [_text(_Message(each, "output", VALUE_INFO).part("name")) for each in graph.parts("output")]
+    return Graph(nodes, weights, graph.parts("input"), outputs)
 
 
 def _tensor(part: Part) -> tuple[str, Array]:
@@ -186,6 +223,8 @@ def _attribute(part: Part) -> tuple[str, Any]:
         return name, struct.unpack("<f", raw[0])[0]
     if kind == TENSOR_VALUE:
         return name, _tensor(attribute.part("t"))[1]
+    if kind == GRAPH_VALUE:
+        return name, _graph(attribute.part("g"))
     raise ValueError(f"attribute {name} of type {kind}")
 
 

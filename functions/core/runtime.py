@@ -11,6 +11,11 @@ from numpy.typing import NDArray
 from functions.core.features import Int64, ItemFeatures
 from functions.core.user_row import Float16
 
+COLUMNS = ("state", "item", "kind", "gap", "value")  # of a step
+OUTPUTS = ("state_out", "vector")
+HALF = np.dtype(np.float16)
+MOST_ROWS = 256  # of one run: its tensors fit a core's cache, and are all there until its end
+
 
 def session_options() -> ort.SessionOptions:
     """One CPU thread, without spinning: a Lambda has no core to spare."""
@@ -21,16 +26,19 @@ def session_options() -> ort.SessionOptions:
     return options
 
 
-def open_session(model: Path) -> ort.InferenceSession:
-    """A session of `session_options` on the CPU."""
-    return ort.InferenceSession(str(model), session_options(), providers=["CPUExecutionProvider"])
+def open_session(model: Path, options: ort.SessionOptions | None = None) -> ort.InferenceSession:
+    """A session on the CPU, of `session_options` unless others are given."""
+    chosen = options or session_options()
+    return ort.InferenceSession(str(model), chosen, providers=["CPUExecutionProvider"])
 
 
 class OnnxStep:
     """The exported user tower as the fold's Step; its rounding to float16 is inside the graph."""
 
     def __init__(self, model: Path) -> None:
-        self._session = open_session(model)
+        options = session_options()
+        options.enable_mem_reuse = False  # a step's tensors are few: to keep count of them takes longer
+        self._session = open_session(model, options)
         inputs = {i.name: i for i in self._session.get_inputs()}
         self.state_width: int = inputs["state"].shape[1]
         self.dim: int = inputs["item"].shape[1]
@@ -42,8 +50,12 @@ class OnnxStep:
         """One event of each of B users: [B, S], [B, d], codes [B] → state [B, S], vector [B, d], float16."""
         if len(state) == 1:
             return self._one(state, item, kind, gap, value)
-        inputs = {"state": state, "item": item, "kind": kind, "gap": gap, "value": value}
-        after, vector = self._session.run(["state_out", "vector"], inputs)
+        columns: dict[str, NDArray[Any]] = dict(zip(COLUMNS, (state, item, kind, gap, value), strict=True))
+        after, vector = np.empty_like(state), np.empty_like(item)
+        for start in range(0, len(state), MOST_ROWS):
+            rows = slice(start, start + MOST_ROWS)
+            part = {name: column[rows] for name, column in columns.items()}
+            after[rows], vector[rows] = self._session.run(OUTPUTS, part)
         return after, vector
 
 
@@ -52,20 +64,26 @@ class _OneUser:
 
     def __init__(self, session: ort.InferenceSession, state_width: int, dim: int) -> None:
         self._session, self._lock = session, threading.Lock()
-        codes = [np.zeros(1, np.int64) for _ in range(3)]
         state, item = np.zeros((1, state_width), np.float16), np.zeros((1, dim), np.float16)
+        codes = [np.zeros(1, np.int64) for _ in range(3)]
         self._inputs: list[NDArray[Any]] = [state, item, *codes]
         self._outputs = (np.zeros_like(state), np.zeros_like(item))
         self._binding = session.io_binding()
-        for name, a in zip(("state", "item", "kind", "gap", "value"), self._inputs, strict=True):
+        for name, a in zip(COLUMNS, self._inputs, strict=True):
             self._binding.bind_input(name, "cpu", 0, a.dtype.type, a.shape, a.ctypes.data)
-        for name, a in zip(("state_out", "vector"), self._outputs, strict=True):
+        for name, a in zip(OUTPUTS, self._outputs, strict=True):
             self._binding.bind_output(name, "cpu", 0, a.dtype.type, a.shape, a.ctypes.data)
 
-    def __call__(self, *columns: NDArray[Any]) -> tuple[Float16, Float16]:
+    def __call__(
+        self, state: Float16, item: Float16, kind: Int64, gap: Int64, value: Int64
+    ) -> tuple[Float16, Float16]:
+        if state.dtype != HALF or item.dtype != HALF:
+            raise TypeError(f"a state of type {state.dtype}, an item of {item.dtype}; expected {HALF}")
         with self._lock:  # the tensors are one thread's at a time
-            for bound, given in zip(self._inputs, columns, strict=True):
-                np.copyto(bound, given, casting="no")
+            # one by one: a loop over them would take two hundredths of a step
+            to_state, to_item, to_kind, to_gap, to_value = self._inputs
+            to_state[...], to_item[...] = state, item
+            to_kind[...], to_gap[...], to_value[...] = kind, gap, value
             self._session.run_with_iobinding(self._binding)
             after, vector = self._outputs
             return after.copy(), vector.copy()

@@ -48,11 +48,6 @@ class Node:
     outputs: tuple[str, ...]
     attributes: dict[str, Any]
 
-    def operators(self) -> set[str]:
-        """Its own and those of its branches."""
-        inside = (each.operators() for each in self.attributes.values() if isinstance(each, Graph))
-        return {self.operator}.union(*inside)
-
 
 @dataclass(frozen=True)
 class Graph:
@@ -60,12 +55,14 @@ class Graph:
 
     nodes: list[Node]
     weights: dict[str, Array]
-    inputs: list[Part]
+    inputs: dict[str, int]  # last dimension by name; 0 where that is not fixed
     outputs: list[str]
 
     def operators(self) -> set[str]:
         """Names of all, branches included."""
-        return set().union(*(node.operators() for node in self.nodes))
+        values = (value for node in self.nodes for value in node.attributes.values())
+        branches = (value.operators() for value in values if isinstance(value, Graph))
+        return {node.operator for node in self.nodes}.union(*branches)
 
     def run(self, given: dict[str, Array]) -> list[Array]:
         """The outputs, from what is given by name."""
@@ -137,8 +134,7 @@ class NumpyStep:
         """Raises CorruptBundle for what is not a user tower or has operators that are not ours."""
         try:
             self._graph = _read(model.read_bytes())
-            widths = dict(map(_input, self._graph.inputs))
-            self.state_width, self.dim = widths["state"], widths["item"]
+            self.state_width, self.dim = self._graph.inputs["state"], self._graph.inputs["item"]
         except (Refused, IndexError, KeyError, ValueError, struct.error, UnicodeDecodeError) as error:
             raise CorruptBundle(f"{model}: {error!r}; expected a user tower") from error
         unknown = sorted(self._graph.operators() - OPERATORS.keys() - {"If"})
@@ -195,8 +191,9 @@ def _graph(part: Part) -> Graph:
     graph = _Message(part, "graph", GRAPH)
     weights = dict(_tensor(each) for each in graph.parts("initializer"))
     nodes = [_node(each) for each in graph.parts("node")]
+    inputs = dict(_input(each) for each in graph.parts("input"))
     outputs = [_text(_Message(each, "output", VALUE_INFO).part("name")) for each in graph.parts("output")]
-    return Graph(nodes, weights, graph.parts("input"), outputs)
+    return Graph(nodes, weights, inputs, outputs)
 
 
 def _tensor(part: Part) -> tuple[str, Array]:

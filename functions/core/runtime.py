@@ -112,7 +112,7 @@ class OnnxScan:
         self._initializers = [ort.OrtValue.ortvalue_from_numpy(a) for a in (codes, scales)]
         options = session_options()
         options.add_external_initializers(["codes", "scales"], self._initializers)
-        self._session = ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+        self._session = open_session(model, options)
         self.rows: int = self._session.get_outputs()[0].shape[1]
         self._vector = np.zeros(self._session.get_inputs()[0].shape, np.float32)
         self._binding = self._session.io_binding()

@@ -134,7 +134,7 @@ def _with_channels(towers: Towers, histories: list[tuple[Tensor, ...]], channels
 
 
 def _run(towers: Towers, histories: list[tuple[Tensor, ...]]) -> list[tuple[Tensor, Tensor]]:
-    """Of each block the gated states [n, channels] and what it adds to the stream [n, width]."""
+    """Of each block the gated states [n, channels] and what it adds to the stream [n, d]."""
     given: list[list[tuple[Tensor, Tensor]]] = [[] for _ in towers.user.blocks]
     blocks = [block for block in towers.user.blocks if isinstance(block, Block)]
     hooks = [
@@ -152,18 +152,18 @@ def _run(towers: Towers, histories: list[tuple[Tensor, ...]]) -> list[tuple[Tens
 
 def _narrow(block: Block, gated: Tensor, wanted: Tensor, channels: int) -> None:
     """Keep the channels that say most of what is `wanted` of the block, and fit what they add to it."""
-    weight = block.outer.weight  # [width, C]
+    weight = block.outer.weight  # [d, C]
     kept = _chosen(gated, wanted, channels)
-    outer = nn.Linear(channels, weight.shape[0])
+    outer = nn.Linear(channels, weight.shape[0], bias=False)
     outer.weight.copy_(weight[:, kept])
-    outer.bias.copy_(block.outer.bias)
     _correct(outer, gated[:, kept], wanted)
     block.outer = outer
-    thirds = torch.cat([kept, kept + weight.shape[1], kept + 2 * weight.shape[1]])
-    inner = nn.Linear(block.inner.in_features, 3 * channels)
-    inner.weight.copy_(block.inner.weight[thirds])
-    inner.bias.copy_(block.inner.bias[thirds])
-    block.inner = inner
+    for name in ("decay", "value", "gate"):
+        wide = getattr(block, name)
+        layer = nn.Linear(wide.in_features, channels)
+        layer.weight.copy_(wide.weight[kept])
+        layer.bias.copy_(wide.bias[kept])
+        setattr(block, name, layer)
 
 
 def _chosen(gated: Tensor, wanted: Tensor, channels: int) -> Tensor:
@@ -171,7 +171,7 @@ def _chosen(gated: Tensor, wanted: Tensor, channels: int) -> Tensor:
 
     By importance alone, two channels that say the same would both stay.
     """
-    x, y = gated.double() - gated.double().mean(0), wanted.double() - wanted.double().mean(0)
+    x, y = gated.double(), wanted.double()
     among, towards = x.T @ x, x.T @ y  # [C, C], [C, O]: products of what the chosen ones do not explain
     least = EXPLAINED * among.diagonal().max()
     kept: list[int] = []
@@ -191,12 +191,9 @@ def _chosen(gated: Tensor, wanted: Tensor, channels: int) -> Tensor:
 def _correct(linear: nn.Linear, inputs: Tensor, wanted: Tensor) -> None:
     """Add to a layer, by ridge regression on its inputs [n, I], what its outputs lack of `wanted` [n, O]."""
     x, lacking = inputs.double(), (wanted - linear(inputs)).double()
-    mean_x, mean_y = x.mean(0), lacking.mean(0)
-    squares = (x - mean_x).T @ (x - mean_x)
+    squares = x.T @ x
     squares += PENALTY * squares.diagonal().mean() * torch.eye(len(squares), dtype=x.dtype)
-    added = torch.linalg.solve(squares, (x - mean_x).T @ (lacking - mean_y))  # [I, O]
-    linear.weight.add_(added.T)
-    linear.bias.add_(mean_y - mean_x @ added)
+    linear.weight.add_(torch.linalg.solve(squares, x.T @ lacking).T)
 
 
 def _histories(source: Source, held: HeldOut) -> list[tuple[Tensor, ...]]:

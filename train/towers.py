@@ -31,7 +31,7 @@ class Shape:
     categories: int
     brands: int
     dim: int = 128
-    width: int = 128
+    width: int = 96  # channels of a block's state
     blocks: int = 2
     dropout: float = 0.1
     id_dropout: float = 0.1
@@ -142,34 +142,38 @@ class Block(nn.Module):
     h[t] = a * h[t - 1] + (1 - a) * v, where decay a, value v and gate depend on the event alone.
     """
 
-    def __init__(self, width: int, dropout: float) -> None:
+    def __init__(self, dim: int, width: int, dropout: float) -> None:
         super().__init__()
-        self.norm = RMSNorm(width)
-        self.inner = nn.Linear(width, 3 * width)
-        self.outer = nn.Linear(width, width)
+        self.norm = RMSNorm(dim)
+        self.decay, self.value, self.gate = (nn.Linear(dim, width) for _ in range(3))
+        self.outer = nn.Linear(width, dim, bias=False)
         self.drop = nn.Dropout(dropout)
         with torch.no_grad():  # channels that remember from two events to a thousand
-            self.inner.bias[:width] = torch.logit(torch.linspace(FASTEST, SLOWEST, width))
+            self.decay.bias.copy_(torch.logit(torch.linspace(FASTEST, SLOWEST, width)))
 
     def forward(self, x: Tensor) -> Tensor:
-        """All positions at once: [B, T, W] -> [B, T, W]."""
+        """All positions at once: [B, T, d] -> [B, T, d]."""
         decay, value, gate = self._event(x)
         states = scan(decay, (1.0 - decay) * value)
         return x + self.drop(self.outer(states * gate))  # type: ignore[no-any-return]
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """One event: x, state float32 [B, W] -> x and the state after it, unrounded."""
+        """One event: x [B, d], state [B, W] float32 -> x and the state after it, unrounded."""
         decay, value, gate = self._event(x)
         after = value + decay * (state - value)
-        return x + self.outer(after * gate), after
+        return _added(x, after * gate, self.outer), after
 
     def _event(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        forget, value, gate = self.inner(self.norm(x)).float().chunk(3, -1)
-        return torch.sigmoid(forget), value, F.silu(gate)
+        normed = self.norm(x)
+        decay, value, gate = (layer(normed).float() for layer in (self.decay, self.value, self.gate))
+        return torch.sigmoid(decay), value, F.silu(gate)
 
 
 class UserTower(nn.Module):
-    """Events to user vectors: in parallel over a window to train, one event at a time to serve."""
+    """Events to user vectors: in parallel over a window to train, one event at a time to serve.
+
+    What passes from block to block has the width of a vector, and the last of it is the vector: no readout.
+    """
 
     signs: Tensor
     centre: Tensor
@@ -179,13 +183,12 @@ class UserTower(nn.Module):
         self.state_channels = shape.width  # of each block; export may leave fewer
         self.kind_dropout = shape.kind_dropout
         self.drop_item, self.drop = nn.Dropout(shape.dropout), nn.Dropout(shape.dropout)
-        self.item = nn.Linear(shape.dim, shape.width)
-        self.kinds = nn.Embedding(KINDS, shape.width)
-        self.gaps = Thermometer(GAP_BUCKETS, shape.width)
-        self.values = Thermometer(VALUE_BUCKETS, shape.width)
-        self.blocks = nn.ModuleList(Block(shape.width, shape.dropout) for _ in range(shape.blocks))
-        self.norm = RMSNorm(shape.width)
-        self.readout = nn.Linear(shape.width, shape.dim)
+        self.item = nn.Linear(shape.dim, shape.dim, bias=False)
+        self.kinds = nn.Embedding(KINDS, shape.dim)
+        self.gaps = Thermometer(GAP_BUCKETS, shape.dim)
+        self.values = Thermometer(VALUE_BUCKETS, shape.dim)
+        self.blocks = nn.ModuleList(Block(shape.dim, shape.width, shape.dropout) for _ in range(shape.blocks))
+        self.norm = RMSNorm(shape.dim)
         self.register_buffer("signs", signs(KINDS), persistent=False)
         self.register_buffer("centre", torch.zeros(shape.dim))  # mean of the items, when last validated
         nn.init.normal_(self.kinds.weight, std=0.02)
@@ -199,7 +202,7 @@ class UserTower(nn.Module):
         x = self._event(self.drop_item(item), sign, kind, gap, value)
         for block in self.blocks:
             x = block(x)
-        vector: Tensor = self.readout(self.drop(self.norm(x)))
+        vector: Tensor = self.drop(self.norm(x))
         return vector if self.training else pushed(vector, item, sign, self.centre)
 
     def step(
@@ -231,16 +234,22 @@ class UserTower(nn.Module):
         return after, pushed(vector, item, sign, self.centre)
 
     def _walk(self, state: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The blocks one after another: state [B, S], x [B, W] -> the state after them, vector [B, d]."""
+        """The blocks one after another: state [B, S], x [B, d] -> the state after them, vector [B, d]."""
         states = []
         for block, before in zip(self.blocks, torch.split(state, self.state_channels, -1), strict=True):
             assert isinstance(block, Block)
             x, after = block.step(x, before)
             states.append(after)
-        return torch.cat(states, -1), self.readout(self.norm(x))
+        return torch.cat(states, -1), self.norm(x)
 
     def _event(self, item: Tensor, sign: Tensor, kind: Tensor, gap: Tensor, value: Tensor) -> Tensor:
-        return self.item(item * sign) + self.kinds(kind) + self.gaps(gap) + self.values(value)  # type: ignore[no-any-return]
+        codes = self.kinds(kind) + self.gaps(gap) + self.values(value)
+        return _added(codes, item * sign, self.item)
+
+
+def _added(to: Tensor, x: Tensor, layer: nn.Linear) -> Tensor:
+    """to + layer(x), the layer without a bias; of rows [B, ...] it is one product, which starts from `to`."""
+    return torch.addmm(to, x, layer.weight.T) if x.dim() == 2 else to + layer(x)
 
 
 def _padded(x: Tensor, rows: int) -> Tensor:

@@ -112,9 +112,10 @@ def test_stops_when_validation_no_longer_improves(tmp_path: Path) -> None:
 def test_divergence_says_where() -> None:
     trainer = Trainer(circle(), features(), SHAPE, QUICK, 10)
     with torch.no_grad():
-        trainer.objective.towers.user.readout.weight[0, 0] = float("nan")
+        trainer.objective.towers.user.blocks[0].outer.weight[0, 0] = float("nan")
     batch = histories(circle()).cut(QUICK.window).batch(torch.arange(4)).to(trainer.device)
-    with pytest.raises(Diverged, match=r"epoch 3, step 7: loss nan.*not finite: user\.readout\.weight"):
+    said = r"epoch 3, step 7: loss nan.*not finite: user\.blocks\.0\.outer\.weight"
+    with pytest.raises(Diverged, match=said):
         trainer.step(batch, "epoch 3, step 7")
 
 

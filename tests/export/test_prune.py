@@ -209,7 +209,8 @@ def recurrence(seed: int = 0) -> tuple[Towers, list[tuple[torch.Tensor, ...]]]:
     with torch.no_grad():
         for block in towers.user.blocks:
             assert isinstance(block, Block)
-            block.inner.weight.mul_(3)
+            for layer in (block.decay, block.value, block.gate):
+                layer.weight.mul_(3)
     codes = [torch.randint(0, 5, (30, 1, 20)) for _ in range(3)]
     items = torch.randn(30, 1, 20, 16)
     return towers, [tuple(parts) for parts in zip(items, *codes, strict=True)]
@@ -240,10 +241,8 @@ def test_a_channel_that_is_anothers_copy_is_not_missed(monkeypatch: pytest.Monke
         for block in towers.user.blocks:
             assert isinstance(block, Block)
             block.outer.weight[:, 8:] = 0.9 * block.outer.weight[:, :8]
-            for third in range(3):
-                at = slice(16 * third + 8, 16 * third + 16), slice(16 * third, 16 * third + 8)
-                block.inner.weight[at[0]] = block.inner.weight[at[1]]
-                block.inner.bias[at[0]] = block.inner.bias[at[1]]
+            for layer in (block.decay, block.value, block.gate):
+                layer.weight[8:], layer.bias[8:] = layer.weight[:8], layer.bias[:8]
     assert apart(towers, pruning._with_channels(towers, histories, 8), histories) < 2e-3
     monkeypatch.setattr(pruning, "PENALTY", 1e6)  # the planted defect: nothing is fitted
     assert apart(towers, pruning._with_channels(towers, histories, 8), histories) > 0.05

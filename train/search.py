@@ -95,7 +95,7 @@ RANGES: dict[str, Times | Between | OneOf] = {
     "item_rate": Times(1 / 10, 4),
     "weight_decay": Times(1 / 10, 10),
     "dim": OneOf((32, 64, 128)),
-    "width": OneOf((64, 128)),
+    "width": OneOf((64, 96, 128)),
     "blocks": OneOf((1, 2)),
     "window": OneOf((100, 200, 400)),
     "epochs": Times(1 / 2, 2),

@@ -17,6 +17,7 @@ from train.scan import scan
 KINDS = 8
 STEP_ROWS = 64  # one shape for every step: the CPU's matrix product sums in another order by batch size
 FASTEST, SLOWEST = 0.4, 0.999  # share of a channel's state that an event leaves, before training
+LOUDNESS = 0.5  # root mean square of a vector's numbers before training
 
 
 @dataclass(frozen=True)
@@ -166,7 +167,7 @@ class Block(nn.Module):
     def _event(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         normed = self.norm(x)
         decay, value, gate = (layer(normed).float() for layer in (self.decay, self.value, self.gate))
-        return torch.sigmoid(decay), value, F.silu(gate)
+        return torch.sigmoid(decay), value, F.relu(gate)
 
 
 class UserTower(nn.Module):
@@ -189,6 +190,7 @@ class UserTower(nn.Module):
         self.values = Thermometer(VALUE_BUCKETS, shape.dim)
         self.blocks = nn.ModuleList(Block(shape.dim, shape.width, shape.dropout) for _ in range(shape.blocks))
         self.norm = RMSNorm(shape.dim)
+        nn.init.constant_(self.norm.scale, LOUDNESS)
         self.register_buffer("signs", signs(KINDS), persistent=False)
         self.register_buffer("centre", torch.zeros(shape.dim))  # mean of the items, when last validated
         nn.init.normal_(self.kinds.weight, std=0.02)

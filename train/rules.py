@@ -13,6 +13,8 @@ from train.options import Options
 from train.towers import Shape
 
 WIDE_UP_TO = 50_000  # items; scanning a larger catalogue costs more than the wider vectors gain
+WIDE, NARROW = 128, 64  # numbers of a vector
+MORE_STATE_UP_TO = 64  # numbers of a vector; a row then has room for more of state, which quality gains by
 SLOW_ITEM_RATE = 2.0  # beyond, and where items are sampled: their gradients are mostly noise
 EVERY_ITEM_UP_TO = 100_000, 30_000  # with a GPU; without one
 LOGITS_AN_EPOCH = 2 * 10**10  # without one: two minutes of a core, at d = 64
@@ -45,18 +47,23 @@ def facts(log: Interactions, horizon_s: int = 0) -> Facts:
     return Facts(items, len(np.unique(user)), len(user), 1 - pairs / max(len(user), 1), horizon_s)
 
 
-def shape_for(known: Facts, categories: int = 0, brands: int = 0, content: bool = False) -> Shape:
-    """The model for such a log.
+def shape_for(
+    known: Facts, categories: int = 0, brands: int = 0, content: bool = False, dim: int | None = None
+) -> Shape:
+    """The model for such a log, with vectors of the width that was asked for, if one was.
 
     Dropout grows as histories shorten: a quarter at a hundred events each, four tenths at ten. Ids are
     dropped only where content can stand in for them.
     """
     sparse = 0.25 + 0.045 * math.log2(100 / max(known.length, 1.0))
+    if dim is None:
+        dim = WIDE if known.items <= WIDE_UP_TO else NARROW
     return Shape(
         items=known.items,
         categories=categories,
         brands=brands,
-        dim=128 if known.items <= WIDE_UP_TO else 64,
+        dim=dim,
+        width=96 if dim > MORE_STATE_UP_TO else 160,
         dropout=round(min(max(sparse, 0.1), 0.5), 2),
         id_dropout=0.1 if content else 0.0,
     )

@@ -166,13 +166,14 @@ def _settings(task: Task, asked: Asked) -> tuple[Shape, Options]:
     """What the rules say of such a log, and what was asked for instead."""
     known = facts(task.inner.train, task.horizon_s)
     names = task.vocabulary
+    given = read(asked.assignments, settings(shape_for(known), Options()))
+    dim = int(given["dim"]) if "dim" in given else None
     shape = replace(
-        shape_for(known, len(names.categories), len(names.brands), bool(task.products)),
+        shape_for(known, len(names.categories), len(names.brands), bool(task.products), dim),
         vectors=names.vector_width,
         devices=len(names.devices),
         slots=len(names.slots),
     )
-    given = read(asked.assignments, settings(shape, Options()))
     decided = {name: given[name] for name in DECIDE_THE_LOSS if name in given}
     ruled = Options(seed=asked.seed, full_softmax_items=softmax_items_for(known, torch.cuda.is_available()))
     options = options_for(known, changed(shape, ruled, decided)[1])

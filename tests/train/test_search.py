@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from optuna.distributions import CategoricalDistribution
 
 from train.checkpoint import FILES, WEIGHTS
 from train.fit import STOP_ON, UNFINISHED, Epoch, History
 from train.options import Options
+from train.rules import WIDE_UP_TO, Facts, shape_for
 from train.search import (
     MARKS,
     RANGES,
@@ -21,7 +23,6 @@ from train.search import (
     STARTUP,
     TRIALS,
     CannotSearchOn,
-    OneOf,
     Search,
     Times,
     Trial,
@@ -207,9 +208,9 @@ def test_trials_are_compared_at_the_same_share_of_their_schedules(tmp_path: Path
 
 def test_what_was_given_is_not_varied(tmp_path: Path) -> None:
     world = World()
-    search(world, tmp_path, epochs=8, width=128).run(8)
+    search(world, tmp_path, epochs=8, width=SHAPE.width).run(8)
     assert {options.epochs for _, _, options in world.trained} == {8}
-    assert {shape.width for _, shape, _ in world.trained} == {128}
+    assert {shape.width for _, shape, _ in world.trained} == {SHAPE.width}
     assert len({shape.dropout for _, shape, _ in world.trained}) > 4
 
 
@@ -228,10 +229,16 @@ def test_ranges_are_of_settings_and_hold_what_the_rules_say() -> None:
     assert Times(0.1, 10).distribution(0.0) is None
 
 
-def test_whatever_is_proposed_fits_into_a_row() -> None:
-    """A row has room for 256 numbers of state and a vector of 128 (tests/core/test_user_row.py)."""
-    sizes = {name: RANGES[name] for name in ("dim", "width", "blocks")}
-    choices = {name: among.choices for name, among in sizes.items() if isinstance(among, OneOf)}
-    for dim, width, blocks in product(choices["dim"], choices["width"], choices["blocks"]):
-        shape = Shape(**{**asdict(SHAPE), "dim": dim, "width": width, "blocks": blocks})
-        assert shape.state_width <= 256 and shape.dim <= 128
+@pytest.mark.parametrize("items", [WIDE_UP_TO, WIDE_UP_TO + 1])
+def test_whatever_is_proposed_fits_into_a_row(items: int) -> None:
+    """A row has room for 384 numbers: a state of 256 and a vector of 128 (tests/core/test_user_row.py)."""
+    ruled = asdict(shape_for(Facts(items, 100, 10_000)))
+    choices = {}
+    for name in ("dim", "width", "blocks"):
+        among = RANGES[name].distribution(ruled[name])
+        assert isinstance(among, CategoricalDistribution)
+        choices[name] = among.choices
+    assert len(choices["dim"]) * len(choices["width"]) > 4
+    for dim, width, blocks in product(*choices.values()):
+        shape = Shape(**{**ruled, "dim": dim, "width": width, "blocks": blocks})
+        assert shape.state_width + shape.dim <= 384

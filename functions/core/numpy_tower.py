@@ -118,6 +118,7 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "ReduceMean": lambda x, axes, *, keepdims, noop_with_empty_axes=0: _sum(x, axes, mean=True),
     "ReduceMin": lambda x, *, keepdims, noop_with_empty_axes=0: np.min(x, keepdims=bool(keepdims)),
     "ReduceSum": lambda x, axes, *, keepdims, noop_with_empty_axes=0: _sum(x, axes),
+    "Relu": lambda x: np.maximum(x, 0),
     "Sigmoid": _sigmoid,
     "Split": _split,
     "Sqrt": np.sqrt,

@@ -16,6 +16,8 @@ WIDE_UP_TO = 50_000  # items; scanning a larger catalogue costs more than the wi
 WIDE, NARROW = 128, 64  # numbers of a vector
 MORE_STATE_UP_TO = 64  # numbers of a vector; a row then has room for more of state, which quality gains by
 SLOW_ITEM_RATE = 2.0  # beyond, and where items are sampled: their gradients are mostly noise
+WELL_KNOWN = 50  # events of an item, on average, from which ids learn at the rate that options have
+FASTEST_ITEMS = 6.0  # times that rate, at most, where there are fewer
 EVERY_ITEM_UP_TO = 100_000, 30_000  # with a GPU; without one
 LOGITS_AN_EPOCH = 2 * 10**10  # without one: two minutes of a core, at d = 64
 MET_AGAIN = 0.01  # share of events up to which nobody is said to do a thing twice
@@ -52,10 +54,10 @@ def shape_for(
 ) -> Shape:
     """The model for such a log, with vectors of the width that was asked for, if one was.
 
-    Dropout grows as histories shorten: a quarter at a hundred events each, four tenths at ten. Ids are
-    dropped only where content can stand in for them.
+    Dropout grows as histories shorten: a fifth at 170 events each, a quarter at 90, four tenths at ten. Ids
+    are dropped only where content can stand in for them.
     """
-    sparse = 0.25 + 0.045 * math.log2(100 / max(known.length, 1.0))
+    sparse = 0.24 + 0.053 * math.log2(100 / max(known.length, 1.0))
     if dim is None:
         dim = WIDE if known.items <= WIDE_UP_TO else NARROW
     return Shape(
@@ -64,7 +66,7 @@ def shape_for(
         brands=brands,
         dim=dim,
         width=96 if dim > MORE_STATE_UP_TO else 160,
-        dropout=round(min(max(sparse, 0.1), 0.5), 2),
+        dropout=round(min(max(sparse, 0.15), 0.5), 2),
         id_dropout=0.1 if content else 0.0,
     )
 
@@ -81,6 +83,8 @@ def softmax_items_for(known: Facts, gpu: bool) -> int:
 def options_for(known: Facts, chosen: Options, epochs: int | None = None) -> Options:
     """How to train on such a log: EVENTS_TO_SEE events in all, or the epochs that were asked for.
 
+    Ids learn the faster, the fewer events an item has: its row is met in few batches, and has as far to go.
+
     What a user has met is treated as it will be in a list. Where nobody does a thing twice it is masked, and
     the state need not remember it in order to rule it out; else the repeat term is in the logits, and the
     towers learn what it does not say. Neither where items are sampled.
@@ -88,7 +92,11 @@ def options_for(known: Facts, chosen: Options, epochs: int | None = None) -> Opt
     if epochs is None:
         epochs = min(max(round(EVENTS_TO_SEE / max(known.events, 1)), LEAST_EPOCHS), MOST_EPOCHS)
     every = chosen.scores_every(known.items)
-    rate = chosen.item_rate if every and known.items <= WIDE_UP_TO else min(chosen.item_rate, SLOW_ITEM_RATE)
+    if every and known.items <= WIDE_UP_TO:
+        seldom = WELL_KNOWN * known.items / max(known.events, 1)
+        rate = round(chosen.item_rate * min(max(seldom, 1.0), FASTEST_ITEMS), 1)
+    else:
+        rate = min(chosen.item_rate, SLOW_ITEM_RATE)
     history = "masked" if known.repeats <= MET_AGAIN else "weighed"
     if not every:
         history = "free"

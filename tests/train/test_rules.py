@@ -7,6 +7,7 @@ from functions.core.events import IMPRESSION
 from train.log import Interactions
 from train.options import Options
 from train.rules import (
+    FASTEST_ITEMS,
     LOGITS_AN_EPOCH,
     SLOW_ITEM_RATE,
     WIDE_UP_TO,
@@ -27,11 +28,22 @@ def test_dropout_grows_as_histories_shorten() -> None:
 
 
 def test_ids_learn_slowly_where_items_are_many_or_sampled() -> None:
-    small, large = (options_for(Facts(items, 10, 1_000), Options()) for items in (WIDE_UP_TO, WIDE_UP_TO + 1))
+    small, large = (options_for(Facts(items, 10, 10**8), Options()) for items in (WIDE_UP_TO, WIDE_UP_TO + 1))
     assert (small.item_rate, large.item_rate) == (Options.item_rate, SLOW_ITEM_RATE)
     assert options_for(Facts(MOST + 1, 10, 1_000), Options(item_rate=1.0)).item_rate == 1.0
     less = options_for(Facts(1_000, 10, 1_000), Options(full_softmax_items=999))
     assert (less.item_rate, less.history) == (SLOW_ITEM_RATE, "free")
+
+
+def test_ids_learn_the_faster_the_fewer_events_an_item_has() -> None:
+    rates = [
+        options_for(Facts(1_000, 10, events), Options()).item_rate
+        for events in (10**7, 50_000, 25_000, 10_000, 1_000, 0)
+    ]
+    assert rates[:4] == [Options.item_rate, Options.item_rate, 60.0, 150.0]
+    assert rates[4] == rates[5] == FASTEST_ITEMS * Options.item_rate
+    twice = options_for(Facts(1_000, 10, 10_000), Options(item_rate=60.0)).item_rate
+    assert twice == 300.0
 
 
 def test_every_item_is_scored_up_to_a_hundred_thousand_of_them() -> None:

@@ -59,7 +59,7 @@ def test_an_impossible_value_and_an_unknown_name_are_refused() -> None:
 @pytest.mark.parametrize(
     ("assignments", "expected"),
     [
-        ([], ("masked", Options.item_rate)),
+        ([], ("masked", 33.3)),  # 45 events of an item
         (["full_softmax_items=9"], ("free", SLOW_ITEM_RATE)),
         (["loss=bpr"], ("free", SLOW_ITEM_RATE)),
         (["full_softmax_items=9", "item_rate=7", "history=masked"], ("masked", 7.0)),

@@ -137,8 +137,8 @@ class ItemTower(nn.Module):
 
 
 class Block(nn.Module):
-    """Gated diagonal linear recurrence: minGRU (Feng et al. 2024, section 3.1) with Griffin's output gate and
-    residual (De et al. 2024, section 2.3).
+    """Gated diagonal linear recurrence: minGRU (Feng et al. 2024, section 3.1) with Griffin's output gate, by
+    ReLU here, and residual (De et al. 2024, section 2.3).
 
     h[t] = a * h[t - 1] + (1 - a) * v, where decay a, value v and gate depend on the event alone.
     """

@@ -15,7 +15,7 @@ from torch import nn
 
 Name = TypeVar("Name")
 ROUNDS = 6
-READINGS = 50  # of the clock, to know what one takes
+RUN_S = 1e-3  # calls that are shorter are timed so long together
 PEAK_SIZE = 1024  # rows, columns and depth of the products that stand for the limit
 
 
@@ -40,16 +40,21 @@ def linear_flops(module: nn.Module) -> int:
 
 
 def seconds(call: Callable[[], object], device: torch.device, calls: int) -> list[float]:
-    """Seconds of each of `calls` calls, after one that does not count.
+    """Seconds of a call, `calls` of them, after one that does not count; of short ones the means of runs.
 
-    On one CPU thread they are the thread's own seconds: what else runs on the machine takes turns with it.
-    What an empty call seems to take is subtracted: to read that clock takes 2 µs.
+    On one CPU thread they are the thread's own seconds: what else runs on the machine takes turns with it. To
+    read that clock takes microseconds, and what follows is slower for it: hence runs, RUN_S long each.
     """
     alone = device.type == "cpu" and torch.get_num_threads() == 1
     clock = time.thread_time if alone else time.perf_counter
     call()
-    reading = statistics.median(_timed(lambda: None, device, clock) for _ in range(READINGS))
-    return [max(_timed(call, device, clock) - reading, 0.0) for _ in range(calls)]
+    together = min(max(round(RUN_S / _timed(call, device, time.perf_counter)), 1), calls)
+
+    def run() -> None:
+        for _ in range(together):
+            call()
+
+    return [_timed(run, device, clock) / together for _ in range(-(-calls // together))]
 
 
 def _timed(call: Callable[[], object], device: torch.device, clock: Callable[[], float]) -> float:

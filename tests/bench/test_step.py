@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from bench import device
 from bench.__main__ import main
 from bench.device import interleaved, linear_flops
 from bench.step import CPU, SIZES, _timing, events, fullest_row, sizes, stored_bytes
@@ -80,9 +82,30 @@ def test_bytes_are_counted_as_dynamodb_does() -> None:
     assert stored_bytes({"v": 7, "ring": b"123", "ß": "ü"}) == (1 + 21) + (4 + 3) + (2 + 2)
 
 
-def test_every_case_is_called_in_every_round() -> None:
+def test_every_case_is_called_in_every_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "RUN_S", 0.0)  # every call by itself
     called: list[str] = []
     cases = {name: (lambda name=name: called.append(name), 4) for name in "ab"}
     spent = interleaved(cases, CPU, rounds=2)
-    assert "".join(called) == "aaabbb" * 2
+    assert "".join(called) == "aaaabbbb" * 2  # one that does not count, one that tells how long they are
     assert [len(seconds) for seconds in spent.values()] == [4, 4]
+
+
+def test_short_calls_are_timed_together() -> None:
+    """And what a run took is a call's again."""
+
+    def call() -> None:
+        nonlocal calls
+        calls += 1
+        started = time.thread_time()
+        while time.thread_time() - started < 1e-4:
+            pass
+
+    calls, threads = 0, torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        spent = device.seconds(call, CPU, 40)
+    finally:
+        torch.set_num_threads(threads)
+    assert calls >= 42 and len(spent) < 40
+    assert all(1e-4 <= each < 9e-4 for each in spent)

@@ -33,7 +33,10 @@ def open_session(model: Path, options: ort.SessionOptions | None = None) -> ort.
 
 
 class OnnxStep:
-    """The exported user tower as the fold's Step; its rounding to float16 is inside the graph."""
+    """The exported user tower as the fold's Step; its rounding to float16 is inside the graph.
+
+    One user's tensors are bound once: to hand arrays over costs a fifth of a step.
+    """
 
     def __init__(self, model: Path) -> None:
         options = session_options()
@@ -43,41 +46,24 @@ class OnnxStep:
         inputs = {i.name: i for i in self._session.get_inputs()}
         self.state_width: int = inputs["state"].shape[1]
         self.dim: int = inputs["item"].shape[1]
-        self._one = _OneUser(self._session, self.state_width, self.dim)
+        state, item = np.zeros((1, self.state_width), np.float16), np.zeros((1, self.dim), np.float16)
+        codes = [np.zeros(1, np.int64) for _ in range(3)]
+        self._inputs: list[NDArray[Any]] = [state, item, *codes]
+        self._outputs = (np.zeros_like(state), np.zeros_like(item))
+        self._binding = self._session.io_binding()
+        for name, a in zip(COLUMNS, self._inputs, strict=True):
+            self._binding.bind_input(name, "cpu", 0, a.dtype.type, a.shape, a.ctypes.data)
+        for name, a in zip(OUTPUTS, self._outputs, strict=True):
+            self._binding.bind_output(name, "cpu", 0, a.dtype.type, a.shape, a.ctypes.data)
+        self._run_bound = self._session.run_with_iobinding
+        self._lock = threading.Lock()
 
     def __call__(
         self, state: Float16, item: Float16, kind: Int64, gap: Int64, value: Int64
     ) -> tuple[Float16, Float16]:
         """One event of each of B users: [B, S], [B, d], codes [B] → state [B, S], vector [B, d], float16."""
-        if len(state) == 1:
-            return self._one(state, item, kind, gap, value)
-        columns: dict[str, NDArray[Any]] = dict(zip(COLUMNS, (state, item, kind, gap, value), strict=True))
-        after, vector = np.empty_like(state), np.empty_like(item)
-        for start in range(0, len(state), MOST_ROWS):
-            rows = slice(start, start + MOST_ROWS)
-            part = {name: column[rows] for name, column in columns.items()}
-            after[rows], vector[rows] = self._session.run(OUTPUTS, part)
-        return after, vector
-
-
-class _OneUser:
-    """The same graph for one user, its tensors bound once: to hand arrays over costs a fifth of a step."""
-
-    def __init__(self, session: ort.InferenceSession, state_width: int, dim: int) -> None:
-        self._session, self._lock = session, threading.Lock()
-        state, item = np.zeros((1, state_width), np.float16), np.zeros((1, dim), np.float16)
-        codes = [np.zeros(1, np.int64) for _ in range(3)]
-        self._inputs: list[NDArray[Any]] = [state, item, *codes]
-        self._outputs = (np.zeros_like(state), np.zeros_like(item))
-        self._binding = session.io_binding()
-        for name, a in zip(COLUMNS, self._inputs, strict=True):
-            self._binding.bind_input(name, "cpu", 0, a.dtype.type, a.shape, a.ctypes.data)
-        for name, a in zip(OUTPUTS, self._outputs, strict=True):
-            self._binding.bind_output(name, "cpu", 0, a.dtype.type, a.shape, a.ctypes.data)
-
-    def __call__(
-        self, state: Float16, item: Float16, kind: Int64, gap: Int64, value: Int64
-    ) -> tuple[Float16, Float16]:
+        if len(state) != 1:
+            return self._run_many(state, item, kind, gap, value)
         if state.dtype != HALF or item.dtype != HALF:
             raise TypeError(f"a state of type {state.dtype}, an item of {item.dtype}; expected {HALF}")
         with self._lock:  # the tensors are one thread's at a time
@@ -85,9 +71,20 @@ class _OneUser:
             to_state, to_item, to_kind, to_gap, to_value = self._inputs
             to_state[...], to_item[...] = state, item
             to_kind[...], to_gap[...], to_value[...] = kind, gap, value
-            self._session.run_with_iobinding(self._binding)
+            self._run_bound(self._binding)
             after, vector = self._outputs
             return after.copy(), vector.copy()
+
+    def _run_many(
+        self, state: Float16, item: Float16, kind: Int64, gap: Int64, value: Int64
+    ) -> tuple[Float16, Float16]:
+        columns: dict[str, NDArray[Any]] = dict(zip(COLUMNS, (state, item, kind, gap, value), strict=True))
+        after, vector = np.empty_like(state), np.empty_like(item)
+        for start in range(0, len(state), MOST_ROWS):
+            rows = slice(start, start + MOST_ROWS)
+            part = {name: column[rows] for name, column in columns.items()}
+            after[rows], vector[rows] = self._session.run(OUTPUTS, part)
+        return after, vector
 
 
 class OnnxItemTower:

@@ -308,4 +308,6 @@ def failed(error: OSError, where: str) -> NoAnswer:
 @cache
 def trust() -> ssl.SSLContext:
     """Certificates of the system, or those that botocore's variable names; read when TLS is first spoken."""
-    return ssl.create_default_context(cafile=os.environ.get("AWS_CA_BUNDLE") or None)
+    context = ssl.create_default_context(cafile=os.environ.get("AWS_CA_BUNDLE") or None)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2  # Debian's Python leaves it to OpenSSL's configuration
+    return context

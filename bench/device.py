@@ -7,6 +7,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,7 +16,7 @@ from torch import nn
 
 Name = TypeVar("Name")
 ROUNDS = 6
-RUN_S = 1e-3  # calls that are shorter are timed so long together
+SHORT_S = 1e-3  # calls up to which the wall's clock is read
 PEAK_SIZE = 1024  # rows, columns and depth of the products that stand for the limit
 
 
@@ -40,29 +41,28 @@ def linear_flops(module: nn.Module) -> int:
 
 
 def seconds(call: Callable[[], object], device: torch.device, calls: int) -> list[float]:
-    """Seconds of a call, `calls` of them, after one that does not count; of short ones the means of runs.
+    """Seconds of each of `calls` calls, after one that does not count.
 
-    On one CPU thread they are the thread's own seconds: what else runs on the machine takes turns with it. To
-    read that clock takes microseconds, and what follows is slower for it: hence runs, RUN_S long each.
+    On one CPU thread long calls have the thread's own seconds: what else runs on the machine takes turns with
+    it. To read that clock enters the kernel, from which a call of microseconds comes back one of them slower:
+    such are timed by the wall's, whose median others' turns do not move.
     """
+    wait = partial(torch.cuda.synchronize, device) if device.type == "cuda" else None
+    started = time.perf_counter()
+    call()
+    short = time.perf_counter() - started <= SHORT_S
     alone = device.type == "cpu" and torch.get_num_threads() == 1
-    clock = time.thread_time if alone else time.perf_counter
-    call()
-    together = min(max(round(RUN_S / _timed(call, device, time.perf_counter)), 1), calls)
-
-    def run() -> None:
-        for _ in range(together):
-            call()
-
-    return [_timed(run, device, clock) / together for _ in range(-(-calls // together))]
-
-
-def _timed(call: Callable[[], object], device: torch.device, clock: Callable[[], float]) -> float:
-    _wait(device)
-    started = clock()
-    call()
-    _wait(device)
-    return clock() - started
+    clock = time.thread_time if alone and not short else time.perf_counter
+    if wait:
+        wait()
+    spent = []
+    for _ in range(calls):
+        started = clock()
+        call()
+        if wait:
+            wait()
+        spent.append(clock() - started)
+    return spent
 
 
 def interleaved(
@@ -88,8 +88,3 @@ def product(device: torch.device, dtype: torch.dtype) -> Callable[[], object]:
 def flops_per_second(spent: list[float]) -> float:
     """The rate that the median call of `product` reached."""
     return 2.0 * PEAK_SIZE**3 / statistics.median(spent)
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

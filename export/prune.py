@@ -32,6 +32,7 @@ MULTIPLE = 8  # channels that are left: what a vector register takes
 HISTORIES, LONGEST = 512, 128  # users and their last events that channels are judged by
 EXPLAINED = 1e-9  # of the largest square: what is left of a channel that others say all of
 PENALTY = 1e-4  # of the mean square of a channel: ridge
+LEAST_SQUARE = 1e-12  # of a channel, on average
 
 
 class BadPruning(ValueError):
@@ -192,7 +193,8 @@ def _correct(linear: nn.Linear, inputs: Tensor, wanted: Tensor) -> None:
     """Add to a layer, by ridge regression on its inputs [n, I], what its outputs lack of `wanted` [n, O]."""
     x, lacking = inputs.double(), (wanted - linear(inputs)).double()
     squares = x.T @ x
-    squares += PENALTY * squares.diagonal().mean() * torch.eye(len(squares), dtype=x.dtype)
+    size = squares.diagonal().mean().clamp(min=LEAST_SQUARE)  # no gate of a block may be open
+    squares += PENALTY * size * torch.eye(len(squares), dtype=x.dtype)
     linear.weight.add_(torch.linalg.solve(squares, x.T @ lacking).T)
 
 

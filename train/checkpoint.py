@@ -90,7 +90,9 @@ def _load_weights(towers: Towers, path: Path) -> None:
     try:
         towers.load_state_dict(load_file(path), strict=True)
     except Exception as error:  # safetensors' own error is a bare Exception subclass
-        raise BadCheckpoint(f"{path}: {error}") from error
+        raise BadCheckpoint(
+            f"{path}: {error}; expected the weights of today's towers: those of others are to be trained anew"
+        ) from error
 
 
 def _check_items(shape: Shape, item_ids: tuple[str, ...], folder: Path) -> None:

@@ -14,7 +14,7 @@ from train.towers import Shape
 
 WIDE_UP_TO = 50_000  # items; scanning a larger catalogue costs more than the wider vectors gain
 WIDE, NARROW = 128, 64  # numbers of a vector
-MORE_STATE_UP_TO = 64  # numbers of a vector; a row then has room for more of state, which quality gains by
+BESIDE_WIDE, BESIDE_NARROW = 96, 160  # of a block's state; a row has room for 384 of state and vector
 SLOW_ITEM_RATE = 2.0  # beyond, and where items are sampled: their gradients are mostly noise
 WELL_KNOWN = 50  # events of an item, on average, from which ids learn at the rate that options have
 FASTEST_ITEMS = 6.0  # times that rate, at most, where there are fewer
@@ -65,7 +65,7 @@ def shape_for(
         categories=categories,
         brands=brands,
         dim=dim,
-        width=96 if dim > MORE_STATE_UP_TO else 160,
+        width=BESIDE_WIDE if dim > NARROW else BESIDE_NARROW,
         dropout=round(min(max(sparse, 0.15), 0.5), 2),
         id_dropout=0.1 if content else 0.0,
     )

@@ -167,7 +167,7 @@ def _settings(task: Task, asked: Asked) -> tuple[Shape, Options]:
     known = facts(task.inner.train, task.horizon_s)
     names = task.vocabulary
     given = read(asked.assignments, settings(shape_for(known), Options()))
-    dim = int(given["dim"]) if "dim" in given else None
+    dim = int(given["dim"]) if "dim" in given else None  # which the width follows
     shape = replace(
         shape_for(known, len(names.categories), len(names.brands), bool(task.products), dim),
         vectors=names.vector_width,

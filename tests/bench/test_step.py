@@ -82,30 +82,22 @@ def test_bytes_are_counted_as_dynamodb_does() -> None:
     assert stored_bytes({"v": 7, "ring": b"123", "ß": "ü"}) == (1 + 21) + (4 + 3) + (2 + 2)
 
 
-def test_every_case_is_called_in_every_round(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device, "RUN_S", 0.0)  # every call by itself
+def test_every_case_is_called_in_every_round() -> None:
     called: list[str] = []
     cases = {name: (lambda name=name: called.append(name), 4) for name in "ab"}
     spent = interleaved(cases, CPU, rounds=2)
-    assert "".join(called) == "aaaabbbb" * 2  # one that does not count, one that tells how long they are
+    assert "".join(called) == "aaabbb" * 2
     assert [len(seconds) for seconds in spent.values()] == [4, 4]
 
 
-def test_short_calls_are_timed_together() -> None:
-    """And what a run took is a call's again."""
-
-    def call() -> None:
-        nonlocal calls
-        calls += 1
-        started = time.thread_time()
-        while time.thread_time() - started < 1e-4:
-            pass
-
-    calls, threads = 0, torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        spent = device.seconds(call, CPU, 40)
-    finally:
-        torch.set_num_threads(threads)
-    assert calls >= 42 and len(spent) < 40
-    assert all(1e-4 <= each < 9e-4 for each in spent)
+def test_a_long_call_has_its_threads_time_and_a_short_one_the_walls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    read: list[str] = []
+    for name in ("thread_time", "perf_counter"):
+        clock = getattr(time, name)
+        monkeypatch.setattr(device.time, name, lambda name=name, clock=clock: (read.append(name), clock())[1])
+    for least, expected in ((-1.0, "thread_time"), (1e9, "perf_counter")):
+        monkeypatch.setattr(device, "SHORT_S", least)
+        read.clear()
+        assert len(device.seconds(lambda: None, CPU, 3)) == 3
+        assert read == ["perf_counter"] * 2 + [expected] * 6

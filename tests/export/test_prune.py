@@ -255,3 +255,16 @@ def test_towers_that_are_pruned_stay_as_they_were() -> None:
     assert narrow.shape.state_width == 16 and towers.shape == Shape(5, 0, 0, dim=16, width=16)
     assert all(torch.equal(value, before[name]) for name, value in towers.state_dict().items())
     assert replace(narrow.shape, channels=4).state_width == 8  # type: ignore[call-arg]
+
+
+@torch.no_grad()
+def test_a_block_whose_gates_are_all_shut_can_be_narrowed() -> None:
+    towers, histories = recurrence()
+    block = towers.user.blocks[1]
+    assert isinstance(block, Block)
+    block.gate.weight.zero_()
+    block.gate.bias.fill_(-1.0)
+    narrow = pruning._with_channels(towers, histories, 8)
+    item = torch.randn(1, 3, 16)
+    codes = [torch.ones(1, 3, dtype=torch.int64)] * 3
+    assert bool(narrow.user(item, *codes).isfinite().all())

@@ -114,7 +114,8 @@ class Visit:
         self._row = int(first["versions"]["row"])
         steps = [_step(None, first, handler_ms)]
         one, other = self._products({banner["item_id"] for banner in first["banners"]})
-        for kind, product in (("view", one), ("click", one), ("view", other), ("cart", other)):
+        path = (("view", one), ("click", one), ("view", other), ("cart", other), ("purchase", other))
+        for kind, product in path:  # a purchase, as a log may have nothing else to learn from
             steps.append(self._act(kind, product))
         self._require_changed(steps, before)  # before a click on what is popular leads back to that
         steps.append(self._click_first_banner())

@@ -73,10 +73,11 @@ def test_a_visit_looks_at_a_category_that_was_not_shown_and_clicks_a_banner() ->
         "click",
         "view",
         "cart",
+        "purchase",
         "click",
     ]
     assert {PRODUCTS[event["item_id"]] for event in shop.log} == {"milk"}
-    assert shop.sent_tokens == [None] * 4 + ["token-milk0"]
+    assert shop.sent_tokens == [None] * 5 + ["token-milk0"]
     assert steps[0].tier == "popular" and steps[-1].tier == "personal"
 
 
@@ -95,7 +96,7 @@ def test_the_report_holds_what_was_measured() -> None:
 
 
 def test_a_shop_without_categories_is_visited_too() -> None:
-    assert len(visit(Shop(categories=[]))) == 6
+    assert len(visit(Shop(categories=[]))) == 7
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ class OnnxStep:
     def __init__(self, model: Path) -> None:
         options = session_options()
         options.enable_mem_reuse = False  # a step's tensors are few: to keep count of them takes longer
-        options.enable_cpu_mem_arena = False  # they come in one piece, which the C library hands out faster
+        options.enable_cpu_mem_arena = False  # by its pattern they are one piece: malloc hands it out faster
         self._session = open_session(model, options)
         inputs = {i.name: i for i in self._session.get_inputs()}
         self.state_width: int = inputs["state"].shape[1]

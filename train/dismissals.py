@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from functions.core.events import DISMISS
 
@@ -29,16 +30,26 @@ def pushed(vector: Tensor, item: Tensor, sign: Tensor, centre: Tensor) -> Tensor
     Whatever the tower says, the item's score is then AWAY below the mean's, or lower; another falls by what
     it has in common with it.
     """
+    return torch.where(sign < 0, _away(vector, item, centre), vector)
+
+
+def _away(vector: Tensor, item: Tensor, centre: Tensor) -> Tensor:
     own = item - centre
     square = own.pow(2).sum(-1, keepdim=True).clamp(min=SHORTEST)
     above = (vector * own).sum(-1, keepdim=True).clamp(min=0.0)
-    return vector - torch.where(sign < 0, AWAY + above, 0.0) / square * own
+    return vector - (AWAY + above) / square * own
 
 
 def served(vector: Tensor, item: Tensor, sign: Tensor, centre: Tensor) -> Tensor:
-    """`pushed`, in float16. The exported graph passes over the sums in a batch without a dismissal."""
+    """`pushed`, in float16. The exported graph pushes the dismissals' rows alone, if a batch has any."""
     columns = (vector, item, sign, centre)
     if not torch.compiler.is_exporting():
         return pushed(*columns).half()
-    made: Tensor = torch.cond(sign.min() < 0, lambda *c: pushed(*c).half(), lambda v, *_: v.half(), columns)
+    made: Tensor = torch.cond(sign.min() < 0, _some_pushed, lambda v, *_: v.half(), columns)
     return made
+
+
+def _some_pushed(vector: Tensor, item: Tensor, sign: Tensor, centre: Tensor) -> Tensor:
+    rows = (sign.squeeze(-1) < 0).nonzero().squeeze(-1)
+    moved = _away(F.embedding(rows, vector), F.embedding(rows, item), centre)
+    return vector.index_copy(0, rows, moved).half()

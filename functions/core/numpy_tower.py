@@ -30,7 +30,7 @@ KINDS: dict[int, np.dtype[Any]] = {
     9: np.dtype("?"),
     10: np.dtype("<f2"),
 }
-FLOAT_VALUE, INT_VALUE, TENSOR_VALUE, GRAPH_VALUE = 1, 2, 4, 5  # of onnx.AttributeProto
+FLOAT_VALUE, INT_VALUE, TENSOR_VALUE, GRAPH_VALUE, INTS_VALUE = 1, 2, 4, 5, 7  # of onnx.AttributeProto
 # of an input or output, as in onnx.proto
 VALUE_INFO = {1: ("name", BYTES), 2: ("type", BYTES), 3: ("doc_string", BYTES), 4: ("metadata_props", BYTES)}
 TYPE = {1: ("tensor_type", BYTES), 6: ("denotation", BYTES)}
@@ -103,6 +103,13 @@ def _split(x: Array, *, axis: int, num_outputs: int) -> list[Array]:
     return np.split(x, num_outputs, axis)
 
 
+def _scattered(x: Array, at: Array, rows: Array) -> Array:
+    """A copy of x [B, d] with rows [n, d] at [n, 1]."""
+    changed = x.copy()
+    changed[at[:, 0]] = rows
+    return changed
+
+
 OPERATORS: dict[str, Callable[..., Any]] = {
     "Add": np.add,
     "Cast": lambda x, *, to, saturate=1: x.astype(KINDS[to]),
@@ -114,15 +121,19 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "Gemm": _gemm,
     "Less": np.less,
     "Mul": np.multiply,
+    "NonZero": lambda x: np.stack(np.nonzero(x)),
     "Pow": np.power,
     "ReduceMean": lambda x, axes, *, keepdims, noop_with_empty_axes=0: _sum(x, axes, mean=True),
     "ReduceMin": lambda x, *, keepdims, noop_with_empty_axes=0: np.min(x, keepdims=bool(keepdims)),
     "ReduceSum": lambda x, axes, *, keepdims, noop_with_empty_axes=0: _sum(x, axes),
     "Relu": lambda x: np.maximum(x, 0),
+    "ScatterND": _scattered,
     "Sigmoid": _sigmoid,
     "Split": _split,
     "Sqrt": np.sqrt,
+    "Squeeze": lambda x, axes: x.squeeze(tuple(axes.tolist())),
     "Sub": np.subtract,
+    "Transpose": lambda x, *, perm: x.transpose(perm),
     "Unsqueeze": lambda x, axes: np.expand_dims(x, tuple(axes.tolist())),
     "Where": np.where,
 }
@@ -216,6 +227,8 @@ def _attribute(part: Part) -> tuple[str, Any]:
     name, kind = _text(attribute.part("name")), attribute.number("type")
     if kind == INT_VALUE:
         return name, attribute.number("i")
+    if kind == INTS_VALUE:
+        return name, attribute.numbers("ints")
     if kind == FLOAT_VALUE:
         raw = [each.raw() for each in attribute.parts("f")] or [b"\0" * 4]
         return name, struct.unpack("<f", raw[0])[0]

@@ -54,7 +54,10 @@ class Task:
 
 
 def main(arguments: list[str]) -> int:
-    """Train with every seed, evaluate, write `--out`/leave_one_out.json; returns the exit status."""
+    """Train with every seed, evaluate, write `--out`/leave_one_out.json; returns the exit status.
+
+    What has been trained in `--out` is not trained again, so a run that was stopped goes on.
+    """
     options = _arguments(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     log = read_log(_as_log(options.events, options.out)).to_arrays()
@@ -104,7 +107,8 @@ def _run(inner: Split, parts: Split, options: argparse.Namespace, seed: int) -> 
     vocabulary = Vocabulary()
     features = item_features([{}] * len(inner.train.item_ids), vocabulary)
     started = time.monotonic()
-    history = fit(inner, features, vocabulary, shape_for(known), chosen, folder, resume=True)
+    shape = shape_for(known)
+    history = fit(inner, features, vocabulary, shape, chosen, folder, resume=True, keep_state=True)
     seconds = time.monotonic() - started
     towers, _ = load(folder)
     table = embed_items(towers, features)

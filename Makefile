@@ -71,18 +71,18 @@ build: install ## a function's zip, unpacked: build/artifact
 # off goes on, and `rm -r build/benchmark` begins anew. CHECKPOINT=folder of `python -m train` measures scoring on
 # its items too.
 REPORTS := build/benchmark
-MEASURED := $(addprefix $(REPORTS)/,scoring.json handler.json swap.json open.json init.json emulator.json cost.json)
+MEASURED := $(patsubst %,$(REPORTS)/%.json,scoring handler step swap open init emulator cost training)
 BENCH := env $(ONE_THREAD) timeout 3600 $(BIN)/python -m bench
 .SECONDARY: $(MEASURED)
 
-benchmark: $(MEASURED) ## scoring, handlers, swap, cold start, cost: docs/benchmarks/performance.md
+benchmark: $(MEASURED) ## scoring, handlers, steps, cold start, cost, training: docs/benchmarks/performance.md
 	$(BIN)/python -m bench performance --reports $(REPORTS)
 
 $(REPORTS)/scoring.json: | .venv/installed-bench
 	mkdir -p $(@D)
 	$(BENCH) scoring --report $@.part $(if $(CHECKPOINT),--checkpoint $(CHECKPOINT)) && mv $@.part $@
 
-$(REPORTS)/handler.json $(REPORTS)/swap.json $(REPORTS)/open.json: | install
+$(patsubst %,$(REPORTS)/%.json,handler step swap open training): | install
 	mkdir -p $(@D)
 	$(BENCH) $(basename $(@F)) --json $@.part && mv $@.part $@
 

@@ -28,10 +28,13 @@ def describe(device: torch.device) -> dict[str, object]:
 
 
 def _cpu_name() -> str:
+    """With its family: a virtual machine may tell no more of the model than "AMD EPYC"."""
     listed = Path("/proc/cpuinfo")
     lines = listed.read_text(encoding="utf-8").splitlines() if listed.is_file() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.processor()}, {torch.backends.cpu.get_cpu_capability()}"
+    known = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    name = known.get("model name", platform.processor())
+    family = f" (family {known['cpu family']}, model {known['model']})" if "cpu family" in known else ""
+    return f"{name}{family}, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def linear_flops(module: nn.Module) -> int:

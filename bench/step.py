@@ -48,7 +48,7 @@ WINDOW = 200  # events that the parallel form reads at once
 WINDOWS = (1, 5)
 ITEMS = 3416  # of random towers: as many as ML-1M has
 LEAST_CALLS = 30
-VERDICTS = {None: "", True: "yes", False: "no"}
+VERDICTS = {None: "", True: "yes", False: "**no**"}
 Name = tuple[str, int]  # a form and its events in one call
 PEAK: Name = ("product", 0)
 CPU = torch.device("cpu")
@@ -89,7 +89,7 @@ def main(arguments: list[str]) -> int:
     options = _arguments(arguments)
     torch.set_num_threads(1)
     report = measure(_towers(options), options.calls)
-    print(_table(report))
+    print(as_table(report))
     if options.json:
         options.json.write_text(json.dumps(report, indent=1) + "\n")
     return 0
@@ -213,7 +213,8 @@ def _towers(options: argparse.Namespace) -> Towers:
     return Towers(Shape(items=ITEMS, categories=0, brands=0, **chosen)).eval()
 
 
-def _table(report: dict[str, Any]) -> str:
+def as_table(report: dict[str, Any]) -> str:
+    """The report in Markdown."""
     lines = [
         f"{report['device']}, {report['threads']} thread, load {report['load']}; {report['nodes']} nodes, "
         f"{report['flops_per_event']:,} FLOP an event, {report['gigaflops_per_second']} GFLOP/s in products",

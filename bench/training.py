@@ -68,7 +68,7 @@ def main(arguments: list[str]) -> int:
     options = _arguments(arguments)
     torch.set_num_threads(options.threads)
     report = measure(synthetic_log(USERS, ITEMS, MEAN_LENGTH), options)
-    print(_table(report))
+    print(as_table(report))
     if options.json:
         options.json.write_text(json.dumps(report, indent=1) + "\n")
     return 0
@@ -237,7 +237,8 @@ def _arguments(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _table(report: dict[str, Any]) -> str:
+def as_table(report: dict[str, Any]) -> str:
+    """The report in Markdown."""
     lines = [
         f"{report['device']}, {report['threads']} thread(s), load {report['load']}; "
         f"{report['events_per_step']} events a step, "
@@ -251,9 +252,9 @@ def _table(report: dict[str, Any]) -> str:
         figures = f"{s['step_ms']:,.1f} | {s['events_per_s']:,.0f} | {share}"
         compiled = "yes" if s["compiled"] else ""
         lines.append(f"| {s['model']} | {s['what']} | {compiled} | {s['precision']} | {figures} |")
-    lines += ["", *(f"{what}: {OURS} / {PEER} {x:.2f}" for what, x in report["towers_to_sasrec"].items())]
-    lines += [f"recurrence alone: chunked scan / sequential loop {report['scan_to_loop']:.2f}"]
-    return "\n".join(lines)
+    ratios = [f"{what}: {OURS} / {PEER} {x:.2f}" for what, x in report["towers_to_sasrec"].items()]
+    ratios += [f"recurrence alone: chunked scan / sequential loop {report['scan_to_loop']:.2f}"]
+    return "\n".join([*lines, "", "; ".join(ratios) + "."])
 
 
 if __name__ == "__main__":

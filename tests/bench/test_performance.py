@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 
 from bench.__main__ import main
 from bench.cost import cost
 from bench.init import EMPTY, OURS
+from bench.step import _timing, sizes
+from bench.training import OURS as OUR_TOWERS
+from bench.training import Speed
 from tests.bench.test_cost import HANDLER
+from train.towers import Shape
+
+SHAPE = Shape(items=9, categories=0, brands=0)
 
 
 def test_the_page_has_every_section_and_says_what_missed(tmp_path: Path) -> None:
@@ -41,6 +48,18 @@ def test_the_page_has_every_section_and_says_what_missed(tmp_path: Path) -> None
         | {"milliseconds": {EMPTY: {"cpu": 100.0, "wall": 110.0}, OURS: {"cpu": 230.0, "wall": 250.0}}},
         "emulator": {"score": {"init_ms": 546.0, "first_with_init_ms": 753.0, "warm_ms": 6.2, "load": 0.5}},
         "cost": cost(HANDLER),
+        "step": {"device": "a core", "threads": 1, "load": 0.1, "nodes": 54, "flops_per_event": 131072}
+        | {
+            "gigaflops_per_second": 100.0,
+            "sizes": [asdict(size) | {"met": size.met} for size in sizes(SHAPE)],
+        }
+        | {"timings": [asdict(_timing("ONNX Runtime, step", 1000, [1.75e-3] * 3, 1.0))]},
+        "training": {"device": "a core", "threads": 1, "load": 0.1, "events_per_step": 9600}
+        | {
+            "gigaflops_per_second": 100.0,
+            "speeds": [asdict(Speed(OUR_TOWERS, "alone", False, "bf16", 9.0, 5e4, 9, 0.5))],
+        }
+        | {"towers_to_sasrec": {"whole step": 1.27}, "scan_to_loop": 9.8},
     }
     for name, report in reports.items():
         (tmp_path / f"{name}.json").write_text(json.dumps(report, default=str))
@@ -53,6 +72,10 @@ def test_the_page_has_every_section_and_says_what_missed(tmp_path: Path) -> None
     assert "| open_s | 1.5 | 1.75 | **no** |" in page
     assert "2.30 times the empty handler (wall: 2.27); at most 2 was the aim: **not met**" in page
     assert "| score | 546 | 753 | 6.2 | 0.5 |" in page
+    assert "| ONNX Runtime, step | 1,000 | 1,750.00 | 1,750.00 | 1.75 | 1.00 | 1.5 | **no** |" in page
+    assert "| state, float16 | 192 | 1024 | yes |" in page
+    assert "| towers | alone |  | bf16 | 9.0 | 50,000 | 50% |" in page
+    assert "whole step: towers / SASRec 1.27; recurrence alone: chunked scan / sequential loop 9.80." in page
     assert page.count("Measured 2024-10-04.") == len(reports) and "Not measured" not in page
     (tmp_path / "emulator.json").unlink()
     assert main(["performance", "--reports", str(tmp_path), "--out", str(tmp_path / "page")]) == 0

@@ -13,8 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bench import device
 from bench.__main__ import main
-from bench.device import interleaved, linear_flops
-from bench.step import CPU, SIZES, _timing, events, fullest_row, sizes, stored_bytes
+from bench.device import PEAK_SIZE, interleaved, linear_flops
+from bench.step import CPU, SIZES, _timing, events, fullest_row, runtime_product, sizes, stored_bytes
 from functions.core.features import GAP_BUCKETS, VALUE_BUCKETS
 from functions.core.ring import RING
 from functions.core.user_row import MARKS, SEEN, decode, encode
@@ -53,6 +53,13 @@ def test_a_target_is_met_up_to_its_bound() -> None:
     assert _timing("ONNX Runtime, step", 1000, [1e-3, 1.51e-3, 2e-3], 1.0).met is False
     assert _timing("ONNX Runtime, step", 10, [1.0], 1.0).met is None
     assert _timing("torch, step", 1, [1.0], 1.0).met is None
+
+
+def test_the_limit_is_that_of_a_whole_product_in_float32(tmp_path: Path) -> None:
+    left, right = np.random.default_rng(0).normal(size=(2, PEAK_SIZE, PEAK_SIZE))
+    (made,) = runtime_product(tmp_path / "product.onnx")()
+    assert made.dtype == np.float32
+    np.testing.assert_allclose(made, left @ right, atol=1e-3)
 
 
 @pytest.mark.parametrize("shape", [SMALL, Shape(items=9, categories=0, brands=0)])

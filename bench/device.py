@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 Name = TypeVar("Name")
+Clock = Callable[[], float]
 ROUNDS = 6
 SHORT_S = 1e-3  # calls up to which the wall's clock is read
 PEAK_SIZE = 1024  # rows, columns and depth of the products that stand for the limit
@@ -32,8 +33,8 @@ def _cpu_name() -> str:
     listed = Path("/proc/cpuinfo")
     lines = listed.read_text(encoding="utf-8").splitlines() if listed.is_file() else []
     known = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-    name = known.get("model name", platform.processor())
-    family = f" (family {known['cpu family']}, model {known['model']})" if "cpu family" in known else ""
+    name = known.get("model name") or platform.processor() or platform.machine()
+    family = f" (family {known['cpu family']}, model {known.get('model')})" if "cpu family" in known else ""
     return f"{name}{family}, {torch.backends.cpu.get_cpu_capability()}"
 
 
@@ -43,19 +44,25 @@ def linear_flops(module: nn.Module) -> int:
     return 2 * sum(weight.numel() for weight in weights)
 
 
-def seconds(call: Callable[[], object], device: torch.device, calls: int) -> list[float]:
-    """Seconds of each of `calls` calls, after one that does not count.
+def clock_for(call: Callable[[], object], device: torch.device) -> Clock:
+    """The clock that times such calls, told from one of them, after one that warms up.
 
     On one CPU thread long calls have the thread's own seconds: what else runs on the machine takes turns with
     it. To read that clock enters the kernel, from which a call of microseconds comes back one of them slower:
     such are timed by the wall's, whose median others' turns do not move.
     """
-    wait = partial(torch.cuda.synchronize, device) if device.type == "cuda" else None
+    call()
     started = time.perf_counter()
     call()
     short = time.perf_counter() - started <= SHORT_S
     alone = device.type == "cpu" and torch.get_num_threads() == 1
-    clock = time.thread_time if alone and not short else time.perf_counter
+    return time.thread_time if alone and not short else time.perf_counter
+
+
+def seconds(call: Callable[[], object], device: torch.device, calls: int, clock: Clock) -> list[float]:
+    """Seconds of each of `calls` calls, after one that does not count."""
+    wait = partial(torch.cuda.synchronize, device) if device.type == "cuda" else None
+    call()
     if wait:
         wait()
     spent = []
@@ -76,9 +83,10 @@ def interleaved(
     cases: a call and how often it is timed in all.
     """
     spent: dict[Name, list[float]] = {name: [] for name in cases}
+    clocks = {name: clock_for(call, device) for name, (call, _) in cases.items()}
     for _ in range(rounds):
         for name, (call, calls) in cases.items():
-            spent[name] += seconds(call, device, -(-calls // rounds))
+            spent[name] += seconds(call, device, -(-calls // rounds), clocks[name])
     return spent
 
 

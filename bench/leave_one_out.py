@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -28,13 +29,14 @@ from train.baselines import Baseline, Markov, Popularity
 from train.checkpoint import load
 from train.dataset import held_out
 from train.evaluate import TowerItems, embed_items, torch_encoder, user_rows
-from train.fit import fit
+from train.fit import UNFINISHED, CannotResume, fit
 from train.log import Interactions, read_log
 from train.options import Options
 from train.report import newest
-from train.rules import facts, options_for, shape_for
+from train.rules import facts, options_for, shape_for, softmax_items_for
 from train.sequences import is_sequences, write_sequences
 from train.split import Split, Targets, rows_by_user, split
+from train.stopping import Stopped
 from train.towers import Towers
 
 LAGS = 5  # of the Markov floor
@@ -56,14 +58,22 @@ class Task:
 def main(arguments: list[str]) -> int:
     """Train with every seed, evaluate, write `--out`/leave_one_out.json; returns the exit status.
 
-    What has been trained in `--out` is not trained again, so a run that was stopped goes on.
+    What has been trained in `--out` is not trained again, so a run that was stopped goes on; after a change
+    of the code give another folder.
     """
     options = _arguments(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     log = read_log(_as_log(options.events, options.out)).to_arrays()
     parts = split(log, "leave-one-out", most_users=len(log.user_ids))
     inner = split(parts.train, "leave-one-out", most_users=len(log.user_ids))
-    runs = [_run(inner, parts, options, seed) for seed in options.seeds]
+    try:
+        runs = [_run(inner, parts, options, seed) for seed in dict.fromkeys(options.seeds)]
+    except CannotResume as error:
+        print(f"{error}; or give another --out", file=sys.stderr)
+        return 1
+    except Stopped as stopped:
+        print(f"stopped by {stopped}; the same command goes on", file=sys.stderr)
+        return 128 + stopped.number
     task = _task(parts)
     floor, mean = _floors(task), _mean(runs)
     report = {
@@ -103,11 +113,14 @@ def _run(inner: Split, parts: Split, options: argparse.Namespace, seed: int) -> 
     folder = options.out / f"seed-{seed}"
     folder.mkdir(exist_ok=True)
     known = facts(inner.train)
-    chosen = options_for(known, Options(seed=seed), options.epochs)
+    every = softmax_items_for(known, torch.cuda.is_available())
+    chosen = options_for(known, Options(seed=seed, full_softmax_items=every), options.epochs)
     vocabulary = Vocabulary()
     features = item_features([{}] * len(inner.train.item_ids), vocabulary)
+    shape, resumed = shape_for(known), (folder / UNFINISHED).exists()
+    if resumed:
+        print(f"seed {seed}: going on from what was trained in {folder}", flush=True)
     started = time.monotonic()
-    shape = shape_for(known)
     history = fit(inner, features, vocabulary, shape, chosen, folder, resume=True, keep_state=True)
     seconds = time.monotonic() - started
     towers, _ = load(folder)
@@ -115,7 +128,7 @@ def _run(inner: Split, parts: Split, options: argparse.Namespace, seed: int) -> 
     found = _all_ranks(towers, table, parts)
     return {
         "seed": seed,
-        "seconds": round(seconds, 1),
+        "seconds": None if resumed else round(seconds, 1),
         "options": asdict(chosen),
         "shape": asdict(towers.shape),
         "best_epoch": history.best,

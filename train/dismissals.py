@@ -27,8 +27,8 @@ def pushed(vector: Tensor, item: Tensor, sign: Tensor, centre: Tensor) -> Tensor
     """Vectors [..., d] after events, float32; away from item [..., d] where sign [..., 1] is negative.
 
     centre [d]: the mean of all items; what an item shares with all others is no reason to dislike it.
-    Whatever the tower says, the item's score is then AWAY below the mean's, or lower; another falls by what
-    it has in common with it.
+    Whatever the tower says, the item's score is then AWAY below the mean's, or lower (by less where the item
+    is nearer to the mean than SHORTEST); another falls by what it has in common with it.
     """
     return torch.where(sign < 0, _away(vector, item, centre), vector)
 
@@ -50,6 +50,6 @@ def served(vector: Tensor, item: Tensor, sign: Tensor, centre: Tensor) -> Tensor
 
 
 def _some_pushed(vector: Tensor, item: Tensor, sign: Tensor, centre: Tensor) -> Tensor:
-    rows = (sign.squeeze(-1) < 0).nonzero().squeeze(-1)
+    rows = (sign.squeeze(-1) < 0).nonzero().squeeze(-1)  # taken as of a table: one Gather in the graph
     moved = _away(F.embedding(rows, vector), F.embedding(rows, item), centre)
     return vector.index_copy(0, rows, moved).half()

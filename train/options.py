@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 LOSSES = ("softmax", "bpr", "squared")
@@ -34,11 +35,12 @@ class Options:
         for name in ("epochs", "patience", "batch", "from_batch"):
             if getattr(self, name) < 1:
                 raise ValueError(f"options.{name} is {getattr(self, name)}; expected at least 1")
-        if not self.item_rate > 0:
-            raise ValueError(f"options.item_rate is {self.item_rate}; expected more than 0")
+        for name in ("item_rate", "clip"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"options.{name} is {getattr(self, name)}; expected a number above 0")
         for name in ("learning_rate", "horizon_s", "weight_decay", "average", "save_every_s"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"options.{name} is {getattr(self, name)}; expected at least 0")
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"options.{name} is {getattr(self, name)}; expected a number of at least 0")
         if self.window < 2:
             raise ValueError(f"options.window is {self.window}; expected at least 2 events")
         if self.negatives < 1000:

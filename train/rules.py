@@ -14,7 +14,8 @@ from train.towers import Shape
 
 WIDE_UP_TO = 50_000  # items; scanning a larger catalogue costs more than the wider vectors gain
 WIDE, NARROW = 128, 64  # numbers of a vector
-BESIDE_WIDE, BESIDE_NARROW = 96, 160  # of a block's state; a row has room for 384 of state and vector
+BESIDE_WIDE, BESIDE_NARROW = 80, 160  # of a block's state
+ROOM = 384  # numbers of state and vector together that leave a visitor's row within 2 KB
 SLOW_ITEM_RATE = 2.0  # beyond, and where items are sampled: their gradients are mostly noise
 WELL_KNOWN = 50  # events of an item, on average, from which ids learn at the rate that options have
 FASTEST_ITEMS = 6.0  # times that rate, at most, where there are fewer
@@ -54,10 +55,10 @@ def shape_for(
 ) -> Shape:
     """The model for such a log, with vectors of the width that was asked for, if one was.
 
-    Dropout grows as histories shorten: a fifth at 170 events each, a quarter at 90, four tenths at ten. Ids
-    are dropped only where content can stand in for them.
+    Dropout grows as histories shorten: .18 at 165 events each, a fifth at 130, four tenths at ten. Ids are
+    dropped only where content can stand in for them.
     """
-    sparse = 0.24 + 0.053 * math.log2(100 / max(known.length, 1.0))
+    sparse = 0.22 + 0.053 * math.log2(100 / max(known.length, 1.0))
     if dim is None:
         dim = WIDE if known.items <= WIDE_UP_TO else NARROW
     return Shape(

@@ -38,7 +38,7 @@ from train.options import Options
 from train.prequential import start_of_test
 from train.refit import is_refitted, refit
 from train.report import Report, choose, measure
-from train.rules import facts, options_for, shape_for, softmax_items_for
+from train.rules import ROOM, facts, options_for, shape_for, softmax_items_for
 from train.search import Search, start_anew
 from train.sequences import is_sequences, write_sequences
 from train.settings import changed, read, settings
@@ -135,6 +135,8 @@ def run(asked: Asked, first: bool) -> Report:
             f"loss: {options.described(shape.items)}",
             flush=True,
         )
+        if (numbers := shape.state_width + shape.dim) > ROOM:
+            print(f"state and vector have {numbers} numbers; up to {ROOM} leave a visitor's row within 2 KB")
     trained = _searched(task, asked, shape, options) if asked.search else _fitted(task, asked, shape, options)
     if how == "time" and not asked.hold_validation:
         trained = _learn_all(task, asked, trained, first)

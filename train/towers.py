@@ -32,7 +32,7 @@ class Shape:
     categories: int
     brands: int
     dim: int = 128
-    width: int = 96  # channels of a block's state
+    width: int = 80  # channels of a block's state
     blocks: int = 2
     dropout: float = 0.1
     id_dropout: float = 0.1
@@ -72,7 +72,7 @@ class RMSNorm(nn.Module):
 class Thermometer(nn.Module):
     """Embedding of an ordered bucket: bucket k is the sum of the increments 1..k; bucket 0 ("none") is apart.
 
-    Increments start at zero, so a bucket that training never saw means what the one below it means.
+    Increments from 2 on start at zero, so a bucket that training never saw means what the one below it means.
     """
 
     def __init__(self, buckets: int, width: int) -> None:
@@ -137,8 +137,8 @@ class ItemTower(nn.Module):
 
 
 class Block(nn.Module):
-    """Gated diagonal linear recurrence: minGRU (Feng et al. 2024, section 3.1) with Griffin's output gate, by
-    ReLU here, and residual (De et al. 2024, section 2.3).
+    """Gated diagonal linear recurrence: minGRU (Feng et al. 2024, section 3.1) with Griffin's residual and,
+    by ReLU here, output gate (De et al. 2024, sections 2.1 and 2.3).
 
     h[t] = a * h[t - 1] + (1 - a) * v, where decay a, value v and gate depend on the event alone.
     """
@@ -223,7 +223,8 @@ class UserTower(nn.Module):
 
     def _in_fixed_shape(self, *columns: Tensor) -> tuple[Tensor, Tensor]:
         users = columns[0].shape[0]
-        padded = (torch.split(_padded(c, -users % STEP_ROWS), STEP_ROWS) for c in columns)
+        missing = -users % STEP_ROWS if users else STEP_ROWS
+        padded = (torch.split(_padded(c, missing), STEP_ROWS) for c in columns)
         states, vectors = zip(*(self.step(*part) for part in zip(*padded, strict=True)), strict=True)
         return torch.cat(states)[:users], torch.cat(vectors)[:users]
 
@@ -250,7 +251,7 @@ class UserTower(nn.Module):
 
 
 def _added(to: Tensor, x: Tensor, layer: nn.Linear) -> Tensor:
-    """to + layer(x), the layer without a bias; of rows [B, ...] it is one product, which starts from `to`."""
+    """to + layer(x), the layer without a bias; of rows x [B, d] it is one product, which starts from `to`."""
     return torch.addmm(to, x, layer.weight.T) if x.dim() == 2 else to + layer(x)
 
 

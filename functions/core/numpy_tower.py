@@ -124,7 +124,9 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "NonZero": lambda x: np.stack(np.nonzero(x)),
     "Pow": np.power,
     "ReduceMean": lambda x, axes, *, keepdims, noop_with_empty_axes=0: _sum(x, axes, mean=True),
-    "ReduceMin": lambda x, *, keepdims, noop_with_empty_axes=0: np.min(x, keepdims=bool(keepdims)),
+    "ReduceMin": lambda x, *, keepdims, noop_with_empty_axes=0: x.min(
+        initial=np.inf, keepdims=bool(keepdims)
+    ),
     "ReduceSum": lambda x, axes, *, keepdims, noop_with_empty_axes=0: _sum(x, axes),
     "Relu": lambda x: np.maximum(x, 0),
     "ScatterND": _scattered,

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from bench import leave_one_out
 from train.checkpoint import WEIGHTS
@@ -26,8 +27,23 @@ def test_what_is_trained_is_not_trained_again_and_ranks_alike(tmp_path: Path) ->
     assert [run["seed"] for run in both["runs"]] == [0, 1]
     again, other = both["runs"]
     assert again["best_epoch"] == first["runs"][0]["best_epoch"]
+    assert first["runs"][0]["seconds"] > 0
+    assert again["seconds"] is None  # it was not trained in this run
     assert again["float32"] == first["runs"][0]["float32"]
     assert len(other["validation"]) == 2
     served = "as served (float16 state, int8 items)"
     ways = {"float32", "float32, nothing masked", served, "rebuilt from the ring"}
     assert set(both["mean"]) == ways | {f"last {k} events" for k in (1, 3, 5, 10)}
+
+
+def test_a_folder_of_other_settings_is_refused_and_said_to_be(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, out = tmp_path / "sequences.txt", tmp_path / "out"
+    source.write_text("".join(f"{u} {(u + i) % 9}\n" for u in range(9) for i in range(6)))
+    arguments = ["--events", str(source), "--out", str(out), "--seeds", "0", "0", "--epochs"]
+    assert leave_one_out.main([*arguments, "1"]) == 0
+    assert len(json.loads((out / "leave_one_out.json").read_text())["runs"]) == 1
+    assert leave_one_out.main([*arguments, "2"]) == 1
+    said = capsys.readouterr().err
+    assert "seed-0" in said and "give another --out" in said

@@ -16,7 +16,7 @@ from bench.training import Speed
 from tests.bench.test_cost import HANDLER
 from train.towers import Shape
 
-SHAPE = Shape(items=9, categories=0, brands=0)
+SHAPE = Shape(items=9, categories=0, brands=0, width=48)
 
 
 def test_the_page_has_every_section_and_says_what_missed(tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ def test_every_case_is_called_in_every_round() -> None:
     called: list[str] = []
     cases = {name: (lambda name=name: called.append(name), 4) for name in "ab"}
     spent = interleaved(cases, CPU, rounds=2)
-    assert "".join(called) == "aaabbb" * 2
+    assert "".join(called) == "aabb" + "aaabbb" * 2  # first what tells a case's clock
     assert [len(seconds) for seconds in spent.values()] == [4, 4]
 
 
@@ -106,5 +106,6 @@ def test_a_long_call_has_its_threads_time_and_a_short_one_the_walls(monkeypatch:
     for least, expected in ((-1.0, "thread_time"), (1e9, "perf_counter")):
         monkeypatch.setattr(device, "SHORT_S", least)
         read.clear()
-        assert len(device.seconds(lambda: None, CPU, 3)) == 3
+        clock = device.clock_for(lambda: None, CPU)
+        assert len(device.seconds(lambda: None, CPU, 3, clock)) == 3
         assert read == ["perf_counter"] * 2 + [expected] * 6

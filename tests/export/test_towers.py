@@ -1,5 +1,6 @@
 """Promise 1, across runtimes: the exported step is the torch step, and no batch size changes a bit of it."""
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,9 @@ import pytest
 import torch
 
 from export.towers import export_item_tower, export_user_tower, with_rounded_tables
+from functions.core.events import DISMISS
 from functions.core.features import GAP_BUCKETS, TEXT_BUCKETS, TEXT_SLOTS, VALUE_BUCKETS, Int64, ItemFeatures
+from functions.core.numpy_tower import NumpyStep
 from functions.core.runtime import OnnxItemTower, OnnxStep
 from functions.core.user_row import Float16
 from train.towers import Shape, Towers
@@ -72,6 +75,43 @@ def test_any_batch_size_gives_the_same_bits(
     step = OnnxStep(models / "user_tower.onnx")
     one = walk(step, *history, batch)
     assert np.array_equal(one.view(np.uint16), walk(step, *history, USERS).view(np.uint16))
+
+
+@pytest.mark.parametrize("dismissed", [(), (0,), (USERS - 1,), range(0, USERS, 3), range(USERS)])
+def test_however_many_of_a_batch_are_dismissals_each_row_is_as_alone(
+    models: Path, towers: Towers, dismissed: Sequence[int]
+) -> None:
+    """They are taken out of the batch and put back: a planted bug is to put them back in another place."""
+    rng = np.random.default_rng(5)
+    kind, gap, value = codes(rng, USERS)
+    kind = np.where(kind == DISMISS, 0, kind)
+    kind[list(dismissed)] = DISMISS
+    state, item = (
+        rng.normal(size=(USERS, n)).astype(np.float16) for n in (towers.shape.state_width, towers.shape.dim)
+    )
+    columns = (state, item, kind, gap, value)
+    for step in (OnnxStep(models / "user_tower.onnx"), NumpyStep(models / "user_tower.onnx")):
+        together = step(*columns)
+        for n in range(USERS):
+            alone = step(*(column[n : n + 1] for column in columns))
+            assert all(np.array_equal(a[n], b[0]) for a, b in zip(together, alone, strict=True))
+        with torch.inference_mode():
+            expected = towers.user.step(*(torch.from_numpy(column) for column in columns))
+        for made, wanted in zip(together, expected, strict=True):
+            np.testing.assert_allclose(made.astype(np.float32), wanted.float().numpy(), atol=4e-3)
+
+
+def test_nobodys_step_is_nobodys_state(models: Path, towers: Towers) -> None:
+    columns = [np.zeros((0, n), np.float16) for n in (towers.shape.state_width, towers.shape.dim)]
+    columns += [np.zeros(0, np.int64) for _ in range(3)]
+    with torch.inference_mode():
+        by_torch = towers.user.step(*map(torch.from_numpy, columns))
+    for made in (
+        OnnxStep(models / "user_tower.onnx")(*columns),
+        NumpyStep(models / "user_tower.onnx")(*columns),
+        by_torch,
+    ):
+        assert [tuple(part.shape) for part in made] == [columns[0].shape, columns[1].shape]
 
 
 def test_a_call_leaves_alone_what_earlier_calls_took_and_gave(models: Path, towers: Towers) -> None:

@@ -15,7 +15,7 @@ from optuna.distributions import CategoricalDistribution
 from train.checkpoint import FILES, WEIGHTS
 from train.fit import STOP_ON, UNFINISHED, Epoch, History
 from train.options import Options
-from train.rules import WIDE_UP_TO, Facts, shape_for
+from train.rules import ROOM, WIDE_UP_TO, Facts, shape_for
 from train.search import (
     MARKS,
     RANGES,
@@ -231,7 +231,7 @@ def test_ranges_are_of_settings_and_hold_what_the_rules_say() -> None:
 
 @pytest.mark.parametrize("items", [WIDE_UP_TO, WIDE_UP_TO + 1])
 def test_whatever_is_proposed_fits_into_a_row(items: int) -> None:
-    """A row has room for 384 numbers: a state of 256 and a vector of 128 (tests/core/test_user_row.py)."""
+    """Such as a state of 256 and a vector of 128 (tests/core/test_user_row.py)."""
     ruled = asdict(shape_for(Facts(items, 100, 10_000)))
     choices = {}
     for name in ("dim", "width", "blocks"):
@@ -241,4 +241,4 @@ def test_whatever_is_proposed_fits_into_a_row(items: int) -> None:
     assert len(choices["dim"]) * len(choices["width"]) > 4
     for dim, width, blocks in product(*choices.values()):
         shape = Shape(**{**ruled, "dim": dim, "width": width, "blocks": blocks})
-        assert shape.state_width + shape.dim <= 384
+        assert shape.state_width + shape.dim <= ROOM

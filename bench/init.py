@@ -68,11 +68,13 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--artifact", type=Path, default=Path("build/artifact"), help="of `make build`")
     parser.add_argument("--python", default="python3.12", help="a Python 3.12, as Lambda's")
     parser.add_argument("--items", type=int, default=100_000)
+    parser.add_argument("--dim", type=int, help="numbers of a vector; else what training has for so many")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--folder", type=Path, default=Path("build/bench"), help="where the bundle is kept")
     parser.add_argument("--json", type=Path, help="where to write the report")
     options = parser.parse_args(arguments)
-    bundles = fetched(options.folder / f"init-{options.items}", options.items)
+    kept = options.folder / f"start-{options.items}-{options.dim or 'ruled'}"
+    bundles = fetched(kept, options.items, options.dim)
     with stand_in(bundles) as environment:
         path = [options.artifact.resolve(), boto3_folder(options.folder.resolve() / "boto3", options.python)]
         spent = measure(options.python, path, environment, options.rounds)
@@ -99,13 +101,13 @@ def described(bundles: Path) -> dict[str, Any]:
     return {"dim": manifest["dim"], "files_mb": {name: size for name, size in sizes.items() if size >= 0.1}}
 
 
-def fetched(folder: Path, items: int) -> Path:
+def fetched(folder: Path, items: int, dim: int | None = None) -> Path:
     """A pointer and what a function fetches of its bundle, made unless they are there."""
     if (folder / "pointer.json").exists():
         return folder
     with tempfile.TemporaryDirectory() as scratch:
         with redirect_stdout(sys.stderr):
-            made = make_bundle(Path(scratch), items)
+            made = make_bundle(Path(scratch), items, dim)
         for report in made.glob(f"*/{REPORT}"):
             shutil.rmtree(report)
         shutil.copytree(made, folder)

@@ -27,8 +27,9 @@ from train.handover import (
     write_products,
 )
 from train.log import Interactions
+from train.rules import facts, shape_for
 from train.split import split
-from train.towers import Shape, Towers
+from train.towers import Towers
 
 CATEGORIES, BRANDS, USERS, LENGTH = 40, 200, 200, 24
 NEW_OF = 10  # one product of so many has no embedding of its own, and inherits from its like
@@ -42,8 +43,11 @@ ENVIRONMENT = {
 }
 
 
-def make_bundle(folder: Path, items: int) -> Path:
-    """Export a shop of so many products; returns the folder of the bundle and its pointer."""
+def make_bundle(folder: Path, items: int, dim: int | None = None) -> Path:
+    """Export a shop of so many products; returns the folder of the bundle and its pointer.
+
+    dim: numbers of a vector, if not what the rules of training say of such a log.
+    """
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
     categories = tuple(f"Category {number}" for number in range(CATEGORIES))
@@ -58,7 +62,7 @@ def make_bundle(folder: Path, items: int) -> Path:
         {},
         Repeats(0.5, 16.0, inherited=0.3, newcomer=0.1, companions=0.3),
     )
-    towers = Towers(Shape(items, CATEGORIES, BRANDS))
+    towers = Towers(shape_for(facts(log), CATEGORIES, BRANDS, content=True, dim=dim))
     with torch.no_grad():
         towers.item.ids.weight[1 + items - items // NEW_OF :] = towers.item.ids.weight[0]
     save(checkpoint, towers, meta)

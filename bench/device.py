@@ -8,11 +8,12 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import TypeVar
 
 import torch
 from torch import nn
+
+from functions.core.engine import processor
 
 Name = TypeVar("Name")
 Clock = Callable[[], float]
@@ -30,9 +31,7 @@ def describe(device: torch.device) -> dict[str, object]:
 
 def _cpu_name() -> str:
     """With its family: a virtual machine may tell no more of the model than "AMD EPYC"."""
-    listed = Path("/proc/cpuinfo")
-    lines = listed.read_text(encoding="utf-8").splitlines() if listed.is_file() else []
-    known = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    known = processor()
     name = known.get("model name") or platform.processor() or platform.machine()
     family = f" (family {known['cpu family']}, model {known.get('model')})" if "cpu family" in known else ""
     return f"{name}{family}, {torch.backends.cpu.get_cpu_capability()}"

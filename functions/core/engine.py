@@ -88,11 +88,15 @@ def mapped(directory: Path, name: str, kind: str, shape: tuple[int, ...]) -> NDA
 
 def cpu() -> dict[str, str]:
     """Name, the flags that int8 products depend on, and the engine: for the log of an environment's start."""
-    name, flags = platform.machine(), ""
-    listed = Path("/proc/cpuinfo")
-    if listed.is_file():
-        lines = [line.split(":", 1) for line in listed.read_text("utf-8").splitlines() if ":" in line]
-        said = {key.strip(): value.strip() for key, value in reversed(lines)}
-        name = said.get("model name", name)
-        flags = said.get("flags", said.get("Features", ""))
+    said = processor()
+    name, flags = said.get("model name", platform.machine()), said.get("flags", said.get("Features", ""))
     return {"cpu": name, "flags": " ".join(f for f in FLAGS if f in flags.split()), "engine": ENGINE}
+
+
+def processor() -> dict[str, str]:
+    """What Linux says of the first processor, by name; nothing where it does not."""
+    listed = Path("/proc/cpuinfo")
+    if not listed.is_file():
+        return {}
+    lines = [line.split(":", 1) for line in listed.read_text("utf-8").splitlines() if ":" in line]
+    return {key.strip(): value.strip() for key, value in reversed(lines)}

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 Rows = NDArray[np.int64]
 LARGEST_BLOCK = 512  # scores; what a buffer must have room for behind its last score
 LEAST = np.finfo(np.float32).min  # anything above -inf
-# a block's maximum takes as long to rank as four scores (an AMD EPYC of family 26) to twelve (25) to compare
+# a block's maximum takes as long to rank as four to twelve scores take to compare, by the processor
 MAXIMUM_COST = 4
 
 

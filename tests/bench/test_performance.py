@@ -17,6 +17,21 @@ from tests.bench.test_cost import HANDLER
 from train.towers import Shape
 
 SHAPE = Shape(items=9, categories=0, brands=0, width=48)
+ON = {"device": "a core", "threads": 1, "load": 0.1, "gigaflops_per_second": 100.0}
+STEP = {
+    **ON,
+    "nodes": 54,
+    "flops_per_event": 131072,
+    "timings": [asdict(_timing("ONNX Runtime, step", 1000, [1.75e-3] * 3, 1.0))],
+    "sizes": [asdict(size) | {"met": size.met} for size in sizes(SHAPE)],
+}
+TRAINING = {
+    **ON,
+    "events_per_step": 9600,
+    "speeds": [asdict(Speed(OUR_TOWERS, "alone", False, "bf16", 9.0, 5e4, 9, 0.5))],
+    "towers_to_sasrec": {"whole step": 1.27},
+    "scan_to_loop": 9.8,
+}
 
 
 def test_the_page_has_every_section_and_says_what_missed(tmp_path: Path) -> None:
@@ -48,18 +63,8 @@ def test_the_page_has_every_section_and_says_what_missed(tmp_path: Path) -> None
         | {"milliseconds": {EMPTY: {"cpu": 100.0, "wall": 110.0}, OURS: {"cpu": 230.0, "wall": 250.0}}},
         "emulator": {"score": {"init_ms": 546.0, "first_with_init_ms": 753.0, "warm_ms": 6.2, "load": 0.5}},
         "cost": cost(HANDLER),
-        "step": {"device": "a core", "threads": 1, "load": 0.1, "nodes": 54, "flops_per_event": 131072}
-        | {
-            "gigaflops_per_second": 100.0,
-            "sizes": [asdict(size) | {"met": size.met} for size in sizes(SHAPE)],
-        }
-        | {"timings": [asdict(_timing("ONNX Runtime, step", 1000, [1.75e-3] * 3, 1.0))]},
-        "training": {"device": "a core", "threads": 1, "load": 0.1, "events_per_step": 9600}
-        | {
-            "gigaflops_per_second": 100.0,
-            "speeds": [asdict(Speed(OUR_TOWERS, "alone", False, "bf16", 9.0, 5e4, 9, 0.5))],
-        }
-        | {"towers_to_sasrec": {"whole step": 1.27}, "scan_to_loop": 9.8},
+        "step": STEP,
+        "training": TRAINING,
     }
     for name, report in reports.items():
         (tmp_path / f"{name}.json").write_text(json.dumps(report, default=str))

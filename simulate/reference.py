@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-RING, SEEN, MARKS, PLACES = 64, 12, 2, 24
+RING, SEEN, MARKS, PLACES = 64, 12, 2, 50
 DAY_S = 86_400
 LIFETIME_S = 390 * DAY_S
 TOMBSTONE_S = 8 * DAY_S

@@ -19,7 +19,7 @@ TABLE = "rows"
 TYPES = dict.fromkeys(("state", "vector", "ring", "last", "fav", "seen", "marks", "wid"), "B")
 TYPES |= {"pk": "S", "space": "S", "v": "N", "ttl": "N"}
 OPTIONAL = {"era": "B"}
-MAX_BYTES, RING_BYTES, SEEN_BYTES, FAV_BYTES = 2048, 64 * 12, 12 * 10, 1 + 24 * 5
+MAX_BYTES, RING_BYTES, SEEN_BYTES, FAV_BYTES = 2048, 64 * 12, 12 * 10, 1 + 50 * 5
 CONDITION = re.compile(r"(attribute_not_exists)\((\w+)\)|(\w+) = (:\w+)")
 SLOW_S = 9.0
 

@@ -14,8 +14,8 @@ from train.towers import Shape
 
 WIDE_UP_TO = 50_000  # items; scanning a larger catalogue costs more than the wider vectors gain
 WIDE, NARROW = 128, 64  # numbers of a vector
-BESIDE_WIDE, BESIDE_NARROW = 80, 160  # of a block's state
-ROOM = 384  # numbers of state and vector together that leave a visitor's row within 2 KB
+WIDTH = 80  # of a block's state
+ROOM = 320  # numbers of state and vector together that leave a visitor's row within 2 KB
 SLOW_ITEM_RATE = 2.0  # beyond, and where items are sampled: their gradients are mostly noise
 WELL_KNOWN = 50  # events of an item, on average, from which ids learn at the rate that options have
 FASTEST_ITEMS = 6.0  # times that rate, at most, where there are fewer
@@ -66,8 +66,8 @@ def shape_for(
         categories=categories,
         brands=brands,
         dim=dim,
-        width=BESIDE_WIDE if dim > NARROW else BESIDE_NARROW,
-        dropout=round(min(max(sparse, 0.15), 0.5), 2),
+        width=WIDTH,
+        dropout=round(min(max(sparse, 0.1), 0.5), 2),
         id_dropout=0.1 if content else 0.0,
     )
 

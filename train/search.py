@@ -87,15 +87,15 @@ class OneOf:
         return CategoricalDistribution(tuple(dict.fromkeys((*self.choices, default))))
 
 
-# What is searched: any field of `Shape` or `Options` can be added. A row has room for two blocks of 128 and
-# vectors of 128, or for what the rules say.
+# What is searched: any field of `Shape` or `Options` can be added. A row has room for two blocks of 96 and
+# vectors of 128.
 RANGES: dict[str, Times | Between | OneOf] = {
     "dropout": Between(0.0, 0.6),
     "learning_rate": Times(1 / 4, 4),
     "item_rate": Times(1 / 10, 4),
     "weight_decay": Times(1 / 10, 10),
     "dim": OneOf((32, 64)),
-    "width": OneOf((64, 96, 128)),
+    "width": OneOf((48, 64, 96)),
     "blocks": OneOf((1, 2)),
     "window": OneOf((100, 200, 400)),
     "epochs": Times(1 / 2, 2),

@@ -21,7 +21,7 @@ from functions.core.errors import CorruptRow
 from functions.core.events import DISMISS
 from functions.core.ring import ENTRY_BYTES, RING, item_of, kind_of, kinds_of
 
-PLACES = 24
+PLACES = 50
 PREFIX = 4  # bytes that stand for an item: the first 29 bits of its key; the last 3 bits say the event type
 KIND = 0b111
 HALF_LIFE = 256  # events

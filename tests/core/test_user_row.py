@@ -23,8 +23,8 @@ from functions.core.user_row import (
 def full_row() -> UserRow:
     """A row in which every ring is full and every number is as long as it may be."""
     rng = np.random.default_rng(1)
-    row = new_row("f" * 16, 256, 128)
-    row = replace(row, state=rng.normal(size=256).astype(np.float16), version=10**12)
+    row = new_row("f" * 16, 192, 128)
+    row = replace(row, state=rng.normal(size=192).astype(np.float16), version=10**12)
     ring = [RingEntry(event_hash(f"e{n}"), item_key(f"i{n}"), 7, 15, 31) for n in range(RING)]
     row = replace(row, ring=tuple(ring), last_s=2**32 - 1)
     kept = tuple((item_and_kind(item_key(f"i{n}"), 4), 255) for n in range(PLACES))

@@ -231,7 +231,7 @@ def test_ranges_are_of_settings_and_hold_what_the_rules_say() -> None:
 
 @pytest.mark.parametrize("items", [WIDE_UP_TO, WIDE_UP_TO + 1])
 def test_whatever_is_proposed_fits_into_a_row(items: int) -> None:
-    """Such as a state of 256 and a vector of 128 (tests/core/test_user_row.py)."""
+    """Such as a state of 192 and a vector of 128 (tests/core/test_user_row.py)."""
     ruled = asdict(shape_for(Facts(items, 100, 10_000)))
     choices = {}
     for name in ("dim", "width", "blocks"):

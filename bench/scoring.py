@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from bench.device import describe
 from bench.peers import installed, peers, scratch
@@ -79,7 +80,8 @@ def main(arguments: list[str]) -> int:
     torch.set_num_threads(1)
     tables = [synthetic(n, d) for d in options.dims for n in options.items if n * d <= options.largest]
     sources = [*tables, *(trained(folder) for folder in options.checkpoint)]
-    report = measure(sources, options.batches, options.graphs)
+    with threadpool_limits(1):  # numpy's product too; the others are told by their own means (`bench.peers`)
+        report = measure(sources, options.batches, options.graphs)
     print(as_table(report))
     for path, written in ((options.json, report["rows"]), (options.report, report)):
         if path:

@@ -69,7 +69,8 @@ class Codes:
     """Scores by int8 codes as they are: what serving would be if nothing were looked at exactly."""
 
     def __init__(self, scan: OnnxScan) -> None:
-        self._scan, self._scores = scan, buffer(scan.rows)
+        self._scan = scan
+        self._scores: NDArray[np.float32] = buffer(scan.rows)
 
     def top(self, vector: NDArray[np.floating], k: int) -> Top:
         """As `Scorer.top`."""

@@ -25,7 +25,7 @@ from export.levels import recall
 from export.origins import ORIGINS, Origins, origins, read_origins
 from export.prune import is_rare, rare_behind
 from export.score import require_finite
-from export.scorers import LEAST_RECALL, NBITS, QUERIES, choose, write_scorer
+from export.scorers import LEAST_RECALL, QUERIES, renew
 from export.verify import ULP, units_apart
 from functions.core.bundle import MANIFEST, describe, write_manifest
 from functions.core.catalogue import Product
@@ -210,7 +210,7 @@ def _write(served: ServedBundle, old: Path, rows: _Rows, out: Path) -> tuple[str
     now[rows.before[rows.before >= 0]] = np.flatnonzero(rows.before >= 0)
     write_companions(out, in_rows(served.companions, now, len(rows.before)))
     vectors = _visitors(served, rows)
-    scorer = _write_scorer(served, rows, vectors, out)
+    scorer = renew(out, served.manifest.scorer, rows.embeddings[: rows.showable], vectors)
     name = _write_manifest(served, rows, scorer, {}, out)
     opened = open_bundle(out, name)
     found = recall(opened.scorer, list(vectors), rows.embeddings[: rows.showable])
@@ -237,16 +237,6 @@ def _visitors(served: ServedBundle, rows: _Rows) -> Float16:
     tops = (rows.showable, 5, GAP_BUCKETS, VALUE_BUCKETS)
     histories = np.stack([rng.integers(0, top, (QUERIES, EVENTS)) for top in tops], -1)
     return golden_vectors(served.encoder.step, rows.embeddings, histories, served.encoder.state_width)
-
-
-def _write_scorer(served: ServedBundle, rows: _Rows, vectors: Float16, out: Path) -> Mapping[str, object]:
-    """The kind that the old bundle has; an index is built anew, if it still pays."""
-    kind = NBITS if served.manifest.scorer.get("kind") == "index" else served.manifest.scorer
-    shown = rows.embeddings[: rows.showable]
-    write_scorer(out, shown, kind)
-    if kind is served.manifest.scorer:
-        return kind
-    return choose(out, shown, vectors).scorer
 
 
 def _write_manifest(

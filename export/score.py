@@ -60,14 +60,16 @@ def _blockwise(embeddings: NDArray[np.float16], top: int) -> tuple[NDArray[np.fl
 
 
 def quantize_columns(embeddings: NDArray[np.float16]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """[M, d] → codes [d, M] int8, scales [M], for MatMulInteger.
+    """[M, d] → codes [d, M] int8, and the scale [1] of them all, for MatMulInteger.
 
-    Codes are -63..63: products of two full bytes, added in pairs, saturate where a CPU has no VNNI.
+    With one scale the products rank as they are, which saves two of three passes over the scores. Codes are
+    -63..63: products of two full bytes, added in pairs, saturate where a CPU has no VNNI. Raises NotFinite.
     """
-    wide = embeddings.astype(np.float32)
-    largest = np.abs(wide).max(1)
-    scales = np.where(largest > 0, largest / SEVEN_BITS, 1).astype(np.float32)
-    return np.ascontiguousarray(np.rint(wide / scales[:, None]).astype(np.int8).T), scales
+    require_finite(embeddings)
+    largest = np.float32(np.abs(embeddings).max(initial=0))
+    scales = np.array([largest / SEVEN_BITS if largest else 1], np.float32)
+    codes = np.rint(embeddings.T.astype(np.float32) / scales).astype(np.int8)
+    return np.ascontiguousarray(codes), scales
 
 
 def write_score_graph(path: Path, showable: int, dim: int, bits: int = 8) -> None:
@@ -79,7 +81,8 @@ def write_score_graph(path: Path, showable: int, dim: int, bits: int = 8) -> Non
     count, block = blocks(dim)
     scan = scan_node(showable, dim, bits)
     codes = _handed_over("codes", TensorProto.UINT8, [showable, count, block * bits // 8])
-    _write_graph(path, [scan], codes, showable * count, (dim, showable))
+    scales = _handed_over("scales", TensorProto.FLOAT, [showable * count])
+    _write_graph(path, [scan], [codes, scales], TensorProto.FLOAT, (dim, showable))
 
 
 def scan_node(rows: int, dim: int, bits: int = 8) -> onnx.NodeProto:
@@ -98,27 +101,29 @@ def scan_node(rows: int, dim: int, bits: int = 8) -> onnx.NodeProto:
 
 
 def write_column_graph(path: Path, showable: int, dim: int) -> None:
-    """The same by MatMulInteger; scores lack the vector's scale, which is one factor for all of them."""
+    """The same by MatMulInteger to int32 scores, which lack both scales: one factor for all of them."""
     nodes = [
         helper.make_node("DynamicQuantizeLinear", ["vector"], ["query", "query_scale", "query_zero"]),
-        helper.make_node("MatMulInteger", ["query", "codes", "query_zero"], ["products"]),
-        helper.make_node("Cast", ["products"], ["wide"], to=TensorProto.FLOAT),
-        helper.make_node("Mul", ["wide", "scales"], ["scores"]),
+        helper.make_node("MatMulInteger", ["query", "codes", "query_zero"], ["scores"]),
     ]
     codes = _handed_over("codes", TensorProto.INT8, [dim, showable])
-    _write_graph(path, nodes, codes, showable, (dim, showable))
+    _write_graph(path, nodes, [codes], TensorProto.INT32, (dim, showable))
 
 
 def _write_graph(
-    path: Path, nodes: list[onnx.NodeProto], codes: onnx.TensorProto, scales: int, shape: tuple[int, int]
+    path: Path,
+    nodes: list[onnx.NodeProto],
+    handed_over: list[onnx.TensorProto],
+    kind: int,
+    shape: tuple[int, int],
 ) -> None:
     dim, showable = shape
     graph = helper.make_graph(
         nodes,
         "score",
         [_tensor("vector", TensorProto.FLOAT, [1, dim])],
-        [_tensor("scores", TensorProto.FLOAT, [1, showable])],
-        initializer=[codes, _handed_over("scales", TensorProto.FLOAT, [scales])],
+        [_tensor("scores", kind, [1, showable])],
+        initializer=handed_over,
     )
     opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid("com.microsoft", 1)]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)

@@ -28,6 +28,7 @@ INDEX_GAIN_US = 1000.0  # what an index, which is not exact, has to be worth
 MARGIN = 2  # times the lists that these queries need: others need more
 INTEGER_GAIN = 0.9  # of MatMulNBits' time, which keeps its speed on more CPUs
 QUERIES, ROUNDS = 100, 5
+SCORER_FILES = ("codes.u8", "scales.f32", "lists.bin", "score.onnx")
 NO_LISTS = b"no lists"  # no file is empty: damage to one is always damage
 NBITS: dict[str, object] = {"kind": "nbits"}
 Named = tuple[dict[str, object], Scorer]
@@ -82,10 +83,34 @@ def choose(out: Path, embeddings: Float16, vectors: Float16) -> Chosen:
         kind = _best(micros, recall)
         named, _ = tried[kind]
         if kind != "nbits":
-            for name in ("codes.u8", "scales.f32", "lists.bin", "score.onnx"):
-                (out / name).unlink()  # what is mapped stays what it is
+            _remove(out)
+            for name in SCORER_FILES:
                 shutil.copyfile(Path(scratch) / kind / name, out / name)
     return Chosen(named, micros, recall)
+
+
+def renew(
+    out: Path, scorer: Mapping[str, object], embeddings: Float16, vectors: Float16
+) -> Mapping[str, object]:
+    """Write the kind that a bundle had over what it has now, and return what its manifest is to say.
+
+    An index is built anew, if it still pays. One scale for all goes where a product has come that is so large
+    that the others are no longer told apart.
+    """
+    if scorer.get("kind") == "integer":
+        write_scorer(out, embeddings, scorer)
+        opened = Scorer(open_search(out, scorer, *embeddings.shape), embeddings, len(embeddings))
+        if recall_at(opened, vectors, embeddings) >= LEAST_RECALL:
+            return scorer
+        _remove(out)
+    write_scorer(out, embeddings, NBITS)
+    return choose(out, embeddings, vectors).scorer if scorer.get("kind") == "index" else NBITS
+
+
+def _remove(folder: Path) -> None:
+    """What is mapped stays what it is."""
+    for name in SCORER_FILES:
+        (folder / name).unlink()
 
 
 def _candidates(scratch: Path, out: Path, embeddings: Float16, vectors: Float16) -> dict[str, Named]:

@@ -22,7 +22,7 @@ FILES = (
     "score.onnx",  # a stub: codes and scales are handed to it when it is opened
     "embeddings.f16",  # [N, d] little-endian float16: what the fold is fed and what rescoring reads
     "codes.u8",  # [M, blocks, block] uint8: int8 codes + 128; [d, M] int8 for the scorer "integer"
-    "scales.f32",  # [M, blocks] little-endian float32; [M] for "integer"
+    "scales.f32",  # [M, blocks] little-endian float32; [1] for "integer"
     "lists.bin",  # functions.core.index.Lists for the scorer "index"; else it says so
     "context.f16",  # [R, d] little-endian float16: functions.core.context
     "catalogue.sqlite",

@@ -43,13 +43,13 @@ def open_search(directory: Path, scorer: Mapping[str, object], rows: int, dim: i
         raise CorruptBundle(f"{directory}: scorer {kind!r}; expected one of {', '.join(KINDS)}")
     if kind == "integer":
         columns = mapped(directory, "codes.u8", "i1", (dim, rows))
-        scales = mapped(directory, "scales.f32", "<f4", (rows,))
-        return WholeScan(_scan(directory, columns, scales, ColumnCodes))
+        mapped(directory, "scales.f32", "<f4", (1,))  # which changes no order
+        return WholeScan(_scan(directory, ColumnCodes, columns))
     count, block = blocks(dim)
     codes = mapped(directory, "codes.u8", "u1", (rows, count, block))
     scales = mapped(directory, "scales.f32", "<f4", (rows * count,))
     if kind == "nbits":
-        return WholeScan(_scan(directory, codes, scales, Codes))
+        return WholeScan(_scan(directory, Codes, codes, scales))
     lists, probes = scorer.get("lists"), scorer.get("probes")
     if not isinstance(lists, int) or not isinstance(probes, int) or not 0 < probes <= lists:
         raise CorruptBundle(f"{directory}: {probes!r} of {lists!r} lists; expected whole numbers, 0 < probes")
@@ -58,15 +58,16 @@ def open_search(directory: Path, scorer: Mapping[str, object], rows: int, dim: i
     return ListSearch(read, Codes(codes, scales), probes)
 
 
-def _scan(directory: Path, codes: NDArray[Any], scales: NDArray[np.float32], by_numpy: Any) -> Scan:
+def _scan(directory: Path, by_numpy: Any, *codes: NDArray[Any]) -> Scan:
+    """codes, and scales where there is more than one."""
     if ENGINE == "numpy":
-        scan: Scan = by_numpy(codes, scales)
+        scan: Scan = by_numpy(*codes)
         return scan
     try:
-        scan = OnnxScan(directory / "score.onnx", codes, scales)
+        scan = OnnxScan(directory / "score.onnx", *codes)
     except Exception as error:  # ONNX Runtime's errors share no base class
         raise CorruptBundle(f"{directory / 'score.onnx'}: {error}") from error
-    _let_go(codes)  # the runtime has packed them into memory of its own
+    _let_go(codes[0])  # the runtime has packed them into memory of its own
     return scan
 
 

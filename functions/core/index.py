@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from functions.core.errors import CorruptBundle
 from functions.core.scans import Codes
-from functions.core.scorer import Mask, additive
-from functions.core.selection import Rows, best_rows, buffer
+from functions.core.scorer import Mask
+from functions.core.selection import Rows, best_rows, buffer, ceiling
 
 MORE = 4  # times as many lists are read where those before had too few items
 
@@ -75,7 +75,7 @@ class ListSearch:
             part = scores[at : at + end - start]
             part[:] = self._codes.part(query, start, end)
             if mask is not None:
-                part += mask[start:end]
+                np.minimum(part, mask[start:end], out=part)
             at += end - start
         best = best_rows(scores, total, count)
         starts = np.cumsum([0, *(end - start for start, end in bounds)])
@@ -85,7 +85,7 @@ class ListSearch:
         return rows
 
     def mask(self, eligible: NDArray[np.bool_]) -> Mask:
-        return additive(eligible[self._lists.rows])
+        return ceiling(eligible[self._lists.rows])
 
 
 def _largest(scores: NDArray[np.float32], count: int) -> NDArray[np.int64]:

@@ -9,11 +9,13 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from functions.core.features import Int64, ItemFeatures
+from functions.core.selection import Scores, ScoreType
 from functions.core.user_row import Float16
 
 COLUMNS = ("state", "item", "kind", "gap", "value")  # of a step
 OUTPUTS = ("state_out", "vector")
 HALF = np.dtype(np.float16)
+SCORES: dict[str, ScoreType] = {"tensor(float)": np.float32, "tensor(int32)": np.int32}
 MOST_ROWS = 256  # of one run: its tensors fit a core's cache, and are all there until its end
 
 
@@ -103,25 +105,29 @@ class OnnxItemTower:
 class OnnxScan:
     """The exported scan of int8 codes: a user vector → approximate scores of all rows.
 
-    The graph is a stub of a kilobyte; codes and scales are handed over as they lie in the bundle's files.
+    The graph is a stub of a kilobyte; codes, and scales where it has some, are handed over as they lie in the
+    bundle's files.
     """
 
-    def __init__(self, model: Path, codes: NDArray[Any], scales: NDArray[np.float32]) -> None:
-        self._initializers = [ort.OrtValue.ortvalue_from_numpy(a) for a in (codes, scales)]
+    def __init__(self, model: Path, codes: NDArray[Any], scales: NDArray[np.float32] | None = None) -> None:
+        handed_over = {"codes": codes} if scales is None else {"codes": codes, "scales": scales}
+        self._initializers = [ort.OrtValue.ortvalue_from_numpy(a) for a in handed_over.values()]
         options = session_options()
-        options.add_external_initializers(["codes", "scales"], self._initializers)
+        options.add_external_initializers(list(handed_over), self._initializers)
         self._session = open_session(model, options)
-        self.rows: int = self._session.get_outputs()[0].shape[1]
+        output = self._session.get_outputs()[0]
+        self.rows: int = output.shape[1]
+        self.kind = SCORES[output.type]
         self._vector = np.zeros(self._session.get_inputs()[0].shape, np.float32)
         self._binding = self._session.io_binding()
         vector = self._vector
         self._binding.bind_input("vector", "cpu", 0, np.float32, vector.shape, vector.ctypes.data)
-        self._bound: NDArray[np.float32] | None = None
+        self._bound: Scores | None = None
 
-    def __call__(self, vector: NDArray[np.float32], out: NDArray[np.float32]) -> None:
+    def __call__(self, vector: NDArray[np.float32], out: Scores) -> None:
         """vector [d] → out [M]; one caller at a time."""
         if self._bound is None or out.ctypes.data != self._bound.ctypes.data:
             self._bound = out  # written to as long as it is bound
-            self._binding.bind_output("scores", "cpu", 0, np.float32, (1, self.rows), out.ctypes.data)
+            self._binding.bind_output("scores", "cpu", 0, self.kind, (1, self.rows), out.ctypes.data)
         np.copyto(self._vector[0], vector)
         self._session.run_with_iobinding(self._binding)

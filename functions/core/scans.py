@@ -16,6 +16,7 @@ class Codes:
     def __init__(self, codes: NDArray[np.uint8], scales: NDArray[np.float32]) -> None:
         """scales [M * blocks]."""
         self.rows, self._blocks, self._block = codes.shape
+        self.kind = np.float32
         self._codes = np.asarray(codes).reshape(self.rows, -1)
         self._scales = np.asarray(scales).reshape(self.rows, self._blocks)
         self._zero = np.float32(ZERO_POINT)
@@ -46,14 +47,15 @@ class Codes:
 
 
 class ColumnCodes:
-    """Codes [d, M] int8 with one scale a row, as MatMulInteger reads them, scored in float32."""
+    """Codes [d, M] int8 with one scale for all, as MatMulInteger reads them, scored in float32."""
 
-    def __init__(self, codes: NDArray[np.int8], scales: NDArray[np.float32]) -> None:
+    def __init__(self, codes: NDArray[np.int8]) -> None:
         self.rows = codes.shape[1]
-        self._codes, self._scales = np.asarray(codes), np.asarray(scales)
+        self.kind = np.float32
+        self._codes = np.asarray(codes)
 
     def __call__(self, vector: NDArray[np.float32], out: NDArray[np.float32]) -> None:
         """vector [d] → out [M]."""
         for start in range(0, self.rows, CHUNK):
             part = slice(start, start + CHUNK)
-            np.multiply(vector @ self._codes[:, part].astype(np.float32), self._scales[part], out=out[part])
+            np.matmul(vector, self._codes[:, part].astype(np.float32), out=out[part])

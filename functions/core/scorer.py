@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import threading
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from functions.core.errors import VitrineError
-from functions.core.selection import Rows, best_rows, buffer
+from functions.core.selection import Rows, Scores, ScoreType, best_rows, buffer, ceiling
 from functions.core.user_row import Float16
 
 RESCORED = 2  # candidates looked at exactly, for each one that is asked for
@@ -19,7 +19,7 @@ ZERO_POINT = 128  # of codes as MatMulNBits reads them: int8 + 128
 FLOAT32 = (
     np.arange(2**16, dtype=np.uint16).view(np.float16).astype(np.float32)
 )  # of all float16, by their bits
-Mask = NDArray[np.float32]  # [M] in the order of the codes: 0 where a row may be shown, -inf where not
+Mask = Scores  # [M] in the order of the codes: what no score exceeds where a row may be shown (`ceiling`)
 Top = tuple[Rows, NDArray[np.float32]]
 
 
@@ -40,7 +40,7 @@ class Search(Protocol):
         ...
 
     def mask(self, eligible: NDArray[np.bool_]) -> Mask:
-        """The additive mask of [M] rows that may be shown; worth keeping for as long as they may."""
+        """The mask of [M] rows that may be shown; worth keeping for as long as they may."""
         ...
 
 
@@ -48,9 +48,10 @@ class Scan(Protocol):
     """Approximate scores of all rows, up to one positive factor."""
 
     rows: int
+    kind: ScoreType
 
-    def __call__(self, vector: NDArray[np.float32], out: NDArray[np.float32]) -> None:
-        """vector [d] → out [M]; `out` is C-contiguous and one thread's."""
+    def __call__(self, vector: NDArray[np.float32], out: Any) -> None:
+        """vector [d] → out [M] of that `kind`; `out` is C-contiguous and one thread's."""
         ...
 
 
@@ -58,23 +59,20 @@ class WholeScan:
     """A Search that scores every row; its scores lie in one buffer, so it takes one caller at a time."""
 
     def __init__(self, scan: Scan) -> None:
-        self._scan, self._scores, self._lock = scan, buffer(scan.rows), threading.Lock()
+        self._scan, self._lock = scan, threading.Lock()
+        self._buffer = buffer(scan.rows, scan.kind)
+        self._scores = self._buffer[: scan.rows]
 
     def __call__(self, vector: NDArray[np.float32], count: int, mask: Mask | None) -> Rows:
-        rows = self._scan.rows
+        scores = self._scores
         with self._lock:
-            self._scan(vector, self._scores[:rows])
+            self._scan(vector, scores)
             if mask is not None:
-                self._scores[:rows] += mask
-            return best_rows(self._scores, rows, count)
+                np.minimum(scores, mask, out=scores)
+            return best_rows(self._buffer, len(scores), count)
 
     def mask(self, eligible: NDArray[np.bool_]) -> Mask:
-        return additive(eligible)
-
-
-def additive(eligible: NDArray[np.bool_]) -> Mask:
-    """0 where eligible, -inf where not."""
-    return np.where(eligible, np.float32(0), np.float32(-np.inf))
+        return ceiling(eligible, self._scan.kind)
 
 
 class Scorer:

@@ -7,32 +7,56 @@ at least `count` scores that reach the smallest of these; what does not reach it
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple, cast
+
 import numpy as np
 from numpy.typing import NDArray
 
 Rows = NDArray[np.int64]
+Scores = NDArray[np.float32] | NDArray[np.int32]
+ScoreType = type[np.float32] | type[np.int32]
 LARGEST_BLOCK = 512  # scores; what a buffer must have room for behind its last score
-LEAST = np.finfo(np.float32).min  # anything above -inf
 # a block's maximum takes as long to rank as four to twelve scores take to compare, by the processor
 MAXIMUM_COST = 4
 
 
-def buffer(rows: int) -> NDArray[np.float32]:
-    """Room for `rows` scores and, behind them, -inf as far as a block may reach."""
-    return np.full(rows + LARGEST_BLOCK, -np.inf, np.float32)
+class Extremes(NamedTuple):
+    """What is never among the best, the least score that is, and what no score exceeds."""
+
+    never: float
+    least: float
+    most: float
 
 
-def best_rows(scores: NDArray[np.float32], rows: int, count: int) -> Rows:
+EXTREMES = {
+    np.dtype(np.float32): Extremes(-np.inf, float(np.finfo(np.float32).min), np.inf),
+    np.dtype(np.int32): Extremes(-(2**31), 1 - 2**31, 2**31 - 1),
+}
+
+
+def buffer(rows: int, kind: ScoreType = np.float32) -> Any:
+    """Room for `rows` scores and, behind them, what is never among the best as far as a block may reach."""
+    return np.full(rows + LARGEST_BLOCK, EXTREMES[np.dtype(kind)].never, kind)
+
+
+def ceiling(eligible: NDArray[np.bool_], kind: ScoreType = np.float32) -> Scores:
+    """The minimum of this and scores: the score where eligible, elsewhere what is never among the best."""
+    extremes = EXTREMES[np.dtype(kind)]
+    limits: Any = np.where(eligible, extremes.most, extremes.never).astype(kind)
+    return cast("Scores", limits)
+
+
+def best_rows(scores: Scores, rows: int, count: int) -> Rows:
     """Places, in no order, of the `count` largest of the first `rows` of `scores`; ties to the lower place.
 
-    scores: a `buffer`, finite or -inf. What is -inf is never among the best: there may be fewer than `count`.
+    scores: a `buffer`, of finite numbers or what is never among the best: there may be fewer than `count`.
     """
     if count <= 0 or rows <= 0:
         return np.zeros(0, np.int64)
     size = _block_size(rows, count)
     width = -(-rows // size)
     if count >= width:
-        found = np.flatnonzero(scores[:rows] >= LEAST)
+        found = np.flatnonzero(scores[:rows] >= EXTREMES[scores.dtype].least)
     else:
         found = _in_best_blocks(scores[: size * width].reshape(size, width), count)
     return _largest(found, scores[found], count)
@@ -43,18 +67,18 @@ def _block_size(rows: int, count: int) -> int:
     return min(LARGEST_BLOCK, 1 << max(4, int(best).bit_length() - 1))
 
 
-def _in_best_blocks(table: NDArray[np.float32], count: int) -> Rows:
+def _in_best_blocks(table: Scores, count: int) -> Rows:
     """Places of all scores that reach the count-th largest block maximum; table [size, width]."""
     width = table.shape[1]
     tops = table.max(0)
-    edge = max(np.partition(tops, width - count)[width - count], LEAST)
+    edge = max(np.partition(tops, width - count)[width - count], EXTREMES[table.dtype].least)
     near = np.flatnonzero(tops >= edge)
     offset, column = np.divmod(np.flatnonzero(table.take(near, 1) >= edge), max(len(near), 1))
     places: Rows = offset * width + near[column]
     return places
 
 
-def _largest(found: Rows, scores: NDArray[np.float32], count: int) -> Rows:
+def _largest(found: Rows, scores: Scores, count: int) -> Rows:
     if len(found) <= count:
         return found
     edge = np.partition(scores, len(scores) - count)[len(scores) - count]

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from bench import scoring
 from bench.__main__ import main
@@ -21,13 +22,21 @@ KEYS = ["n", "d", "k", "batch", "threads", "method", "p50_us", "p99_us", "recall
 def test_rows_have_the_agreed_form_and_ours_finds_the_exact_ten(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scoring, "peers", lambda rows, graphs: iter([("numpy fp32", numpy_search)]))
+    pools: list[int] = []
+
+    def watched(table: np.ndarray, k: int) -> scoring.Search:
+        pools.extend(pool["num_threads"] for pool in threadpool_info())
+        return numpy_search(table, k)
+
+    monkeypatch.setattr(scoring, "peers", lambda rows, graphs: iter([("numpy fp32", watched)]))
     monkeypatch.setattr(scoring, "read_bandwidth", lambda: 1e10)
     threads, out = torch.get_num_threads(), tmp_path / "out.json"
     try:
-        assert main(["scoring", "--items", "600", "--dims", "20", "--json", str(out)]) == 0
+        with threadpool_limits(2):
+            assert main(["scoring", "--items", "600", "--dims", "20", "--json", str(out)]) == 0
     finally:
         torch.set_num_threads(threads)
+    assert pools and set(pools) == {1}
     rows = json.loads(out.read_text())
     assert all(list(row) == KEYS for row in rows)
     by_method = {row["method"]: row for row in rows if row["batch"] == 1}

@@ -16,6 +16,7 @@ from functions.core.ranking import top_k_numpy
 
 scorers = pytest.importorskip("export.scorers", reason="the exporter is not in this environment")
 lists = pytest.importorskip("export.lists", reason="the exporter is not in this environment")
+LARGEST = 1.5
 QEMU = shutil.which("qemu-x86_64-static") or shutil.which("qemu-x86_64")
 ASK = """
 import json, sys
@@ -41,8 +42,8 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, float
     rng = np.random.default_rng(0)
     centres = rng.normal(size=(60, 64))
     drawn = [centres[rng.integers(0, 60, n)] + 0.4 * rng.normal(size=(n, 64)) for n in (6_000, 60)]
-    # large numbers of one sign: what saturates where pairs of products are added in 16 bits
-    table, vectors = (np.abs(part).astype(np.float16) for part in drawn)
+    # numbers of one sign, many as large as any: what saturates where pairs of products are added in 16 bits
+    table, vectors = (np.minimum(np.abs(part), LARGEST).astype(np.float16) for part in drawn)
     np.save(folder / "table.npy", table)
     np.save(folder / "vectors.npy", vectors)
     kinds: dict[str, dict[str, object]] = {kind: {"kind": kind} for kind in KINDS}

@@ -65,8 +65,9 @@ def test_zero_rows_and_equal_rows_keep_their_order(tmp_path: Path) -> None:
 def test_a_number_that_is_not_finite_is_refused_by_row(bad: float) -> None:
     table = np.ones((4, 16), np.float16)
     table[2, 5] = bad
-    with pytest.raises(export_score.NotFinite, match="item row 2"):
-        export_score.quantize(table)
+    for quantize in (export_score.quantize, export_score.quantize_columns):
+        with pytest.raises(export_score.NotFinite, match="item row 2"):
+            quantize(table)
 
 
 def clustered(seed: int, items: int, dim: int) -> tuple[np.ndarray, np.ndarray]:
@@ -216,6 +217,33 @@ def test_the_choice_is_made_by_time_among_what_finds_enough(
         assert chosen.scorer["kind"] == expected
         served = Scorer(open_search(folder, chosen.scorer, *table.shape), table, len(table))
         assert scorers.recall_at(served, vectors, table) >= 0.99
+
+
+@pytest.mark.parametrize(("largest", "expected"), [(1.0, "integer"), (20_000.0, "nbits")])
+def test_one_scale_for_all_goes_when_a_product_comes_beside_which_others_are_nothing(
+    largest: float, expected: str, tmp_path: Path
+) -> None:
+    table, vectors = clustered(13, 2_000, 32)
+    of_kind("integer", table, tmp_path)
+    table[77, 5] = largest
+    scorer = scorers.renew(tmp_path, {"kind": "integer"}, table, vectors)
+    assert scorer == {"kind": expected}
+    served = Scorer(open_search(tmp_path, scorer, *table.shape), table, len(table))
+    assert scorers.recall_at(served, vectors, table) >= scorers.LEAST_RECALL
+
+
+def test_an_index_is_built_anew_if_it_pays(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    table, vectors = clustered(14, 2_000, 32)
+    named = {"kind": "index", "lists": 4, "probes": 4}
+    assert scorers.renew(tmp_path, named, table, vectors) == {"kind": "nbits"}  # of so few
+    assert scorers.renew(tmp_path, {"kind": "nbits"}, table, vectors) == {"kind": "nbits"}
+    monkeypatch.setattr(scorers, "CHOSEN_FROM", 1)
+    monkeypatch.setattr(scorers, "INDEXED_FROM", 1)
+    times = {"nbits": 3000.0, "integer": 2900.0, "index": 900.0}
+    monkeypatch.setattr(scorers, "microseconds", lambda made, asked: times)
+    again = scorers.renew(tmp_path, named, table, vectors)
+    assert again["kind"] == "index" and again != named
+    open_search(tmp_path, again, *table.shape)
 
 
 def test_what_does_not_find_enough_is_not_chosen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -121,4 +122,38 @@ def test_items_a_second_are_told(
 ) -> None:
     folder, _, meta = checkpoint
     embed(tower, read_products(folder, meta).content, np.arange(1, ITEMS + 1))
-    assert f"embedded {ITEMS} items on the CPU, " in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"embedded {ITEMS} items on the CPU, " in said and "tower alone on the CPU" not in said
+
+
+class OnCuda:
+    """A session of this machine that says it is a GPU's."""
+
+    def __init__(self, model: Path) -> None:
+        self._session = ort.InferenceSession(str(model), providers=["CPUExecutionProvider"])
+        self.run, self.get_outputs = self._session.run, self._session.get_outputs
+
+    def get_providers(self) -> list[str]:
+        return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+
+
+def test_on_a_gpu_items_a_second_are_told_for_the_cpu_too(
+    checkpoint: tuple[Path, Towers, Meta],
+    tower: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder, _, meta = checkpoint
+    content, tower_ids = read_products(folder, meta).content, np.arange(1, ITEMS + 1)
+    by_cpu = embed(tower, content, tower_ids)
+    capsys.readouterr()
+    monkeypatch.setattr(embedding, "open_on_fastest", OnCuda)
+    monkeypatch.setattr(embedding, "CHUNK", 20)
+    made = embed(tower, content, tower_ids, lambda rows, hashes: rows >= 30)
+    said = capsys.readouterr().out
+    assert "embedded 32 items on the GPU, " in said
+    assert re.search(r"the tower alone on the CPU [\d,]+ a second, by 10 of them", said)
+    assert np.array_equal(made.table[:30], np.zeros_like(made.table[:30]))
+    assert units_apart(made.table[30:], by_cpu.table[30:]).max() <= ULP
+    embed(tower, content, tower_ids, lambda rows, hashes: rows < 0)
+    assert "tower alone on the CPU" not in capsys.readouterr().out

@@ -25,7 +25,7 @@ from onnx import helper, numpy_helper
 from bench.device import PEAK_SIZE, describe, flops_per_second, interleaved, linear_flops
 from export.score import IR_VERSION
 from export.towers import export_user_tower
-from functions.core.favourites import PLACES, Favourites, item_and_kind
+from functions.core.favourites import Favourites, item_and_kind
 from functions.core.features import GAP_BUCKETS, VALUE_BUCKETS, Int64
 from functions.core.models import OPSET
 from functions.core.ring import RING, Ring, RingEntry
@@ -34,6 +34,7 @@ from functions.core.user_row import (
     MARKS,
     MAX_BYTES,
     MAX_SEQUENCE,
+    RECEIPT_BYTES,
     SEEN,
     Float16,
     UserRow,
@@ -41,6 +42,7 @@ from functions.core.user_row import (
     event_hash,
     item_key,
     new_row,
+    places_for,
 )
 from train.checkpoint import load
 from train.towers import KINDS, Shape, Towers
@@ -189,8 +191,9 @@ def fullest_row(state_width: int, dim: int) -> UserRow:
     """A row whose rings are full and whose numbers are as long as they may be."""
     ring = [RingEntry(event_hash(f"e{n}"), item_key(f"i{n}"), 7, 15, 31) for n in range(RING)]
     row = replace(new_row("f" * 16, state_width, dim), ring=Ring.of(ring), last_s=2**32 - 1, version=10**12)
-    kept = tuple((item_and_kind(item_key(f"i{n}"), 4), 255) for n in range(PLACES))
-    row = replace(row, favourites=Favourites.of(kept, 7))
+    places = places_for(state_width, dim)
+    kept = tuple((item_and_kind(item_key(f"i{n}"), 4), 255) for n in range(places))
+    row = replace(row, favourites=Favourites.of(kept, 7), erased=b"\xff" * RECEIPT_BYTES)
     for n in range(SEEN):
         row = row.with_impression(item_key(f"i{n}"), 2**32 - 1)
     for n in range(MARKS):

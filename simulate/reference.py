@@ -171,6 +171,8 @@ class Reference:
         self.turn = (self.turn + 1) % 8
         if self.turn == 0:
             self.fav = {kept: code - 1 for kept, code in self.fav.items() if code - 1 > 0}
+        while len(self.fav) > self._places():
+            self._drop_weakest()
         inside = {entry.item for entry in self.ring if entry.kind != DISMISS}
         dismissed = {entry.item for entry in self.ring if entry.kind == DISMISS}
         if act.kind == DISMISS or act.item in dismissed:
@@ -180,12 +182,19 @@ class Reference:
             weight = 2.0 ** ((self.fav[kept] - 64) / 32) + 1
             self.fav[kept] = min(255, round(64 + 32 * math.log2(weight)))
             return
-        if len(self.fav) >= PLACES:
-            weakest = min(self.fav.values())
-            if weakest >= (96 if act.item in inside else 32):
+        if len(self.fav) >= self._places():
+            if not self.fav or min(self.fav.values()) >= (96 if act.item in inside else 32):
                 return
-            del self.fav[next(name for name, code in self.fav.items() if code == weakest)]
+            self._drop_weakest()
         self.fav[kept] = 64
+
+    def _places(self) -> int:
+        """50, or what 2,048 bytes have room for beside a wide state."""
+        return max(0, min(PLACES, (893 - len(self.state) - len(self.vector)) // 5))
+
+    def _drop_weakest(self) -> None:
+        weakest = min(self.fav.values())
+        del self.fav[next(name for name, code in self.fav.items() if code == weakest)]
 
 
 def _prefix(key: bytes) -> int:

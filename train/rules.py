@@ -15,7 +15,6 @@ from train.towers import Shape
 WIDE_UP_TO = 50_000  # items; scanning a larger catalogue costs more than the wider vectors gain
 WIDE, NARROW = 128, 64  # numbers of a vector
 WIDTH = 80  # of a block's state
-ROOM = 320  # numbers of state and vector together that leave a visitor's row within 2 KB
 SLOW_ITEM_RATE = 2.0  # beyond, and where items are sampled: their gradients are mostly noise
 WELL_KNOWN = 50  # events of an item, on average, from which ids learn at the rate that options have
 FASTEST_ITEMS = 6.0  # times that rate, at most, where there are fewer

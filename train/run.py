@@ -16,7 +16,9 @@ import torch
 import torch.distributed as dist
 
 from functions.core.alike import COMPANIONS
+from functions.core.favourites import PLACES
 from functions.core.features import ItemFeatures, Vocabulary, item_features
+from functions.core.user_row import places_for
 from train.card import CARD, data_facts, training_facts, write_card
 from train.checkpoint import FILES, load, save, write_meta
 from train.fit import STOP_ON, UNFINISHED, CannotResume, History, fit, identity
@@ -38,7 +40,7 @@ from train.options import Options
 from train.prequential import start_of_test
 from train.refit import is_refitted, refit
 from train.report import Report, choose, measure
-from train.rules import ROOM, facts, options_for, shape_for, softmax_items_for
+from train.rules import facts, options_for, shape_for, softmax_items_for
 from train.search import Search, start_anew
 from train.sequences import is_sequences, write_sequences
 from train.settings import changed, read, settings
@@ -135,8 +137,11 @@ def run(asked: Asked, first: bool) -> Report:
             f"loss: {options.described(shape.items)}",
             flush=True,
         )
-        if (numbers := shape.state_width + shape.dim) > ROOM:
-            print(f"state and vector have {numbers} numbers; up to {ROOM} leave a visitor's row within 2 KB")
+        if (places := places_for(shape.state_width, shape.dim)) < PLACES:
+            print(
+                f"state and vector have {shape.state_width + shape.dim} numbers: "
+                f"a visitor's row of 2 KB has room for {places} favourites, not for {PLACES}"
+            )
     trained = _searched(task, asked, shape, options) if asked.search else _fitted(task, asked, shape, options)
     if how == "time" and not asked.hold_validation:
         trained = _learn_all(task, asked, trained, first)

@@ -2,7 +2,8 @@
 
 A household buys the same forty things all year; the last 64 events hold a fortnight of that. So an event that
 leaves the ring leaves a weight with its item: 1, halved for every HALF_LIFE events that leave after it
-(exponential decay of counts, Cormode et al. 2009, section 3.1). There are PLACES items at most. A new one
+(exponential decay of counts, Cormode et al. 2009, section 3.1). There are PLACES items at most, fewer where
+a row has no room for so many (`functions.core.user_row.places_for`). A new one
 takes the place of the weakest, easily where the visitor has met it again since (it is in the ring once more),
 and else only where the weakest is all but forgotten: space for those seen once would be a second ring.
 An item bought and the same item viewed are two, for a model may know of purchases and not of views.
@@ -83,13 +84,14 @@ class Favourites:
                 found[item] = found.get(item, 0.0) + WEIGHTS[code]
         return found
 
-    def after(self, ring: bytes, new: bytes) -> Favourites:
+    def after(self, ring: bytes, new: bytes, places: int = PLACES) -> Favourites:
         """The favourites once `new` events have come into a `ring`, both packed as in `functions.core.ring`.
 
-        A dismissed item is forgotten, and does not come back while the ring has the dismissal.
+        A dismissed item is forgotten, and does not come back while the ring has the dismissal. Where there
+        are more than `places`, as after a rollout of wider states, the weakest go when the next event leaves.
         """
         entries, known = ring + new, len(ring) // ENTRY_BYTES
-        walk = _Walk(self)
+        walk = _Walk(self, places)
         for newest in range(known, len(entries) // ENTRY_BYTES):
             if kind_of(entries, newest) == DISMISS:
                 walk.forget(item_of(entries, newest))
@@ -104,8 +106,8 @@ NO_FAVOURITES = Favourites()
 class _Walk:
     """Favourites while events leave the ring."""
 
-    def __init__(self, before: Favourites) -> None:
-        self.kept, self.turn = bytearray(before.packed[1:]), before.turn
+    def __init__(self, before: Favourites, places: int) -> None:
+        self.kept, self.turn, self.room = bytearray(before.packed[1:]), before.turn, places * PLACE
 
     def forget(self, key: bytes) -> None:
         """A dismissed item goes at once, with all that was done to it."""
@@ -122,6 +124,8 @@ class _Walk:
         self.turn = (self.turn + 1) % PACE
         if not self.turn:
             self._lighten()
+        while len(self.kept) > self.room:
+            self._drop(min(self.kept[PREFIX::PLACE]))
         kind = kind_of(entries, oldest)
         if kind == DISMISS:
             return
@@ -143,14 +147,17 @@ class _Walk:
         if at >= 0:
             self.kept[at + PREFIX] = PLUS_ONE[self.kept[at + PREFIX]]
             return
-        if len(self.kept) == PLACES * PLACE:
-            codes = self.kept[PREFIX::PLACE]
-            weakest = min(codes)
+        if len(self.kept) >= self.room:
+            weakest = min(self.kept[PREFIX::PLACE], default=MOST)
             if weakest >= (AGAIN if again else ONCE):
                 return
-            at = codes.index(weakest) * PLACE
-            del self.kept[at : at + PLACE]
+            self._drop(weakest)
         self.kept += new + _BYTES[ONE]
+
+    def _drop(self, code: int) -> None:
+        """The first that weighs so much."""
+        at = self.kept[PREFIX::PLACE].index(code) * PLACE
+        del self.kept[at : at + PLACE]
 
 
 def _packed(kept: bytes | bytearray, turn: int) -> bytes:

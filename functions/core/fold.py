@@ -17,7 +17,7 @@ from functions.core.events import IMPRESSION, Event
 from functions.core.features import Int64, gap_bucket, value_bucket
 from functions.core.histories import Histories, Spans, histories, spans_of, spans_within
 from functions.core.ring import RING, RING_BYTES, Ring, codes_of, item_of, pack_entry
-from functions.core.user_row import Float16, UserRow, all_finite, new_row
+from functions.core.user_row import Float16, UserRow, all_finite, new_row, places_for
 
 
 class Step(Protocol):
@@ -186,12 +186,13 @@ def _moved(
         if end == first:
             continue
         row, entries = rows[user], b"".join(packed[first:end])
+        places = places_for(len(states[user]), len(vectors[user]))
         moved[user] = row.but(
             state=states[user],
             vector=vectors[user],
             ring=Ring((row.ring.packed + entries)[-RING_BYTES:]),
             last_s=new.time_s[end - 1],
-            favourites=row.favourites.after(row.ring.packed, entries),
+            favourites=row.favourites.after(row.ring.packed, entries, places),
         )
     return moved
 

@@ -16,12 +16,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from functions.core.errors import CorruptRow
-from functions.core.favourites import NO_FAVOURITES, Favourites, decode_favourites, encode_favourites
+from functions.core.favourites import (
+    NO_FAVOURITES,
+    PLACE,
+    PLACES,
+    Favourites,
+    decode_favourites,
+    encode_favourites,
+)
 from functions.core.ring import ENTRY_BYTES, NO_RING, Ring
 
 SEEN = 12
 MARKS = 2  # the shard that a user is on now and the one before; parents are drained before children
 MAX_BYTES = 2048
+BESIDES = 1155  # bytes of the fullest row beside its numbers and favourites, keys included
 WID_BYTES, RECEIPT_BYTES = 8, 8  # a writer's mark on what it wrote; what names an erasure
 MAX_SEQUENCE = 10**129 - 1  # Kinesis: up to 129 digits
 
@@ -29,6 +37,11 @@ _SEEN = struct.Struct(">6sI")
 _F16 = np.dtype("<f2")
 
 Float16 = NDArray[np.float16]
+
+
+def places_for(state_width: int, dim: int) -> int:
+    """How many favourites a row has room for beside its state and vector: all of PLACES up to 321 numbers."""
+    return max(0, min(PLACES, (MAX_BYTES - BESIDES - 2 * (state_width + dim)) // PLACE))
 
 
 def event_hash(event_id: str) -> bytes:

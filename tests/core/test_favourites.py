@@ -140,6 +140,34 @@ def test_one_more_event_is_one_more_in_weight_to_within_a_code() -> None:
     assert PLUS_ONE[MOST] == MOST
 
 
+@pytest.mark.parametrize("places", [0, 1, 24, PLACES])
+def test_a_row_with_less_room_keeps_the_heaviest(places: int) -> None:
+    items = a_year(11)
+    entries = b"".join(packed(item, PURCHASE) for item in items)
+    ring = entries[-ENTRY_BYTES * RING :]
+    full = after(items)
+    assert len(full.codes) == PLACES
+    wider = full.after(ring, packed(1, PURCHASE), places)
+    codes = [code for _, code in wider.codes]
+    assert len(codes) == places
+    kept = sorted((code for _, code in full.after(ring, packed(1, PURCHASE)).codes), reverse=True)
+    assert sorted(codes, reverse=True)[: max(places - 1, 0)] == kept[: max(places - 1, 0)]
+    one_by_one = full
+    for n in range(30):
+        rest = (ring + entries[: ENTRY_BYTES * n])[-ENTRY_BYTES * RING :]
+        one_by_one = one_by_one.after(rest, entries[ENTRY_BYTES * n : ENTRY_BYTES * (n + 1)], places)
+    assert one_by_one == full.after(ring, entries[: ENTRY_BYTES * 30], places)
+
+
+def test_more_than_there_are_places_for_do_not_stay() -> None:
+    """As where another release had more of them."""
+    heavy = [(item_prefix(key(9_000 + n)), 200) for n in range(70)]
+    many = Favourites.of([*after(a_year(12)).codes, *heavy], 3)
+    entries = b"".join(packed(item, PURCHASE) for item in range(RING + 3))
+    again = many.after(entries[: ENTRY_BYTES * RING], entries[ENTRY_BYTES * RING :])
+    assert len(again.codes) == PLACES and min(code for _, code in again.codes) == 200
+
+
 def test_it_is_stored_in_five_bytes_an_item_and_read_back() -> None:
     found = after(a_year(1))
     stored = encode_favourites(found)

@@ -59,6 +59,19 @@ def test_a_row_of_another_space_is_rebuilt_from_its_ring() -> None:
     assert np.array_equal(in_space([rebuilt], old)[0].state, stale.state)  # and back: a rollback
 
 
+def test_a_row_keeps_the_favourites_that_it_has_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder, asked = toy_encoder(), []
+
+    def three(state_width: int, dim: int) -> int:
+        asked.append((state_width, dim))
+        return 3
+
+    monkeypatch.setattr("functions.core.fold.places_for", three)
+    (row,), _ = fold([encoder.empty()], [[event(n, f"i{n % 40}") for n in range(200)]], encoder)
+    assert asked == [(encoder.state_width, encoder.dim)]
+    assert len(row.favourites.codes) == 3
+
+
 def test_a_step_that_gives_nan_is_refused() -> None:
     good = toy_encoder()
 

@@ -7,6 +7,7 @@ from functions.core.errors import CorruptRow
 from functions.core.favourites import PLACES, Favourites, item_and_kind
 from functions.core.ring import RING, RingEntry
 from functions.core.user_row import (
+    BESIDES,
     MARKS,
     MAX_BYTES,
     MAX_SEQUENCE,
@@ -17,17 +18,18 @@ from functions.core.user_row import (
     event_hash,
     item_key,
     new_row,
+    places_for,
 )
 
 
-def full_row() -> UserRow:
+def full_row(state_width: int = 192, dim: int = 128) -> UserRow:
     """A row in which every ring is full and every number is as long as it may be."""
     rng = np.random.default_rng(1)
-    row = new_row("f" * 16, 192, 128)
-    row = replace(row, state=rng.normal(size=192).astype(np.float16), version=10**12)
+    row = new_row("f" * 16, state_width, dim)
+    row = replace(row, state=rng.normal(size=state_width).astype(np.float16), version=10**12)
     ring = [RingEntry(event_hash(f"e{n}"), item_key(f"i{n}"), 7, 15, 31) for n in range(RING)]
     row = replace(row, ring=tuple(ring), last_s=2**32 - 1)
-    kept = tuple((item_and_kind(item_key(f"i{n}"), 4), 255) for n in range(PLACES))
+    kept = tuple((item_and_kind(item_key(f"i{n}"), 4), 255) for n in range(places_for(state_width, dim)))
     row = replace(row, favourites=Favourites.of(kept, 7))
     for n in range(SEEN + 1):
         row = row.with_impression(item_key(f"i{n}"), 2**32 - 1)
@@ -50,9 +52,24 @@ def test_what_is_decoded_is_what_was_encoded() -> None:
     assert decode(encode(row)).marks == row.marks
 
 
-def test_the_fullest_row_fits_in_two_kilobytes() -> None:
-    attributes = {**encode(full_row()), "pk": "k" * 22, "ttl": 2**40}
-    assert stored_bytes(attributes) <= MAX_BYTES
+@pytest.mark.parametrize(
+    ("state_width", "dim", "places"),
+    [
+        (160, 128, PLACES),
+        (193, 128, PLACES),
+        (194, 128, PLACES - 1),
+        (256, 128, 25),
+        (320, 64, 25),
+        (318, 128, 0),
+    ],
+)
+def test_the_fullest_row_fits_in_two_kilobytes(state_width: int, dim: int, places: int) -> None:
+    """A wider state leaves room for fewer favourites."""
+    attributes = {**encode(full_row(state_width, dim)), "pk": "k" * 22, "ttl": 2**40}
+    size = stored_bytes(attributes)
+    assert places_for(state_width, dim) == places
+    assert size == BESIDES + 2 * (state_width + dim) + 5 * places <= MAX_BYTES
+    assert size + 5 > MAX_BYTES or places == PLACES
 
 
 def test_the_rings_drop_the_oldest_one_past_their_bound() -> None:

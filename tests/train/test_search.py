@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 from optuna.distributions import CategoricalDistribution
 
+from functions.core.favourites import PLACES
+from functions.core.user_row import places_for
 from train.checkpoint import FILES, WEIGHTS
 from train.fit import STOP_ON, UNFINISHED, Epoch, History
 from train.options import Options
-from train.rules import ROOM, WIDE_UP_TO, Facts, shape_for
+from train.rules import WIDE_UP_TO, Facts, shape_for
 from train.search import (
     MARKS,
     RANGES,
@@ -241,4 +243,4 @@ def test_whatever_is_proposed_fits_into_a_row(items: int) -> None:
     assert len(choices["dim"]) * len(choices["width"]) > 4
     for dim, width, blocks in product(*choices.values()):
         shape = Shape(**{**ruled, "dim": dim, "width": width, "blocks": blocks})
-        assert shape.state_width + shape.dim <= ROOM
+        assert places_for(shape.state_width, shape.dim) == PLACES

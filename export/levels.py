@@ -126,11 +126,15 @@ def build(
     }
 
 
-def bytes_per_item(dim: int) -> dict[str, float]:
-    """Bytes that a query may read of an item at each level; rescoring reads the float16 row of a few only."""
+def bytes_per_item(dim: int, served: Mapping[str, object]) -> dict[str, float]:
+    """Bytes that a query may read of an item at each level; rescoring reads the float16 row of a few only.
+
+    served: the scorer as the manifest names it.
+    """
     count, block = blocks(dim)
-    int8 = count * (block + 4.0)
-    return {FP32: 4.0 * dim, FLOAT16: 2.0 * dim, INT8: int8, INT4: count * (block / 2 + 4), SERVED: int8}
+    int8, int4 = count * (block + 4.0), count * (block / 2 + 4)
+    as_served = float(dim) if served.get("kind") == "integer" else int8
+    return {FP32: 4.0 * dim, FLOAT16: 2.0 * dim, INT8: int8, INT4: int4, SERVED: as_served}
 
 
 def recall(level: Level, vectors: Sequence[Float16], embeddings: Float16) -> float:

@@ -13,7 +13,7 @@ from functions.core.models import OPSET
 from functions.core.scorer import ZERO_POINT, blocks
 
 IR_VERSION = 10
-# int8 products; unlike MatMulInteger it keeps its recall on CPUs without VNNI (docs/decisions.md)
+# int8 products; unlike MatMulInteger of full bytes it keeps its recall without VNNI (docs/decisions.md)
 ACCURACY_LEVEL = 4
 SEVEN_BITS = 63
 

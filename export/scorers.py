@@ -95,7 +95,7 @@ def renew(
     """Write the kind that a bundle had over what it has now, and return what its manifest is to say.
 
     An index is built anew, if it still pays. One scale for all goes where a product has come that is so large
-    that the others are no longer told apart.
+    that the others are no longer told apart, and does not come back before the next export.
     """
     if scorer.get("kind") == "integer":
         write_scorer(out, embeddings, scorer)

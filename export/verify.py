@@ -285,7 +285,8 @@ def _measured(proof: Proof, views: Mapping[str, _View]) -> dict[str, Measured]:
     scores, found, shares = (proof.quantization[n] for n in ("ndcg@10", "found@10", "levels_recall@10"))
     assert isinstance(scores, dict) and isinstance(found, dict) and isinstance(shares, dict)
     steps = _step_microseconds({view.stage.name: view.stage for view in views.values()})
-    size = bytes_per_item(next(iter(views.values())).shown.shape[1])
+    served = views[SERVED]
+    size = bytes_per_item(served.shown.shape[1], served.stage.served.manifest.scorer)
     return {
         name: Measured(
             ndcg=scores[name],

@@ -42,9 +42,11 @@ def open_search(directory: Path, scorer: Mapping[str, object], rows: int, dim: i
     if kind not in KINDS:
         raise CorruptBundle(f"{directory}: scorer {kind!r}; expected one of {', '.join(KINDS)}")
     if kind == "integer":
-        columns = mapped(directory, "codes.u8", "i1", (dim, rows))
-        mapped(directory, "scales.f32", "<f4", (1,))  # which changes no order
-        return WholeScan(_scan(directory, ColumnCodes, columns))
+        size = (directory / "scales.f32").stat().st_size
+        if size != 4:  # it is not read, for it changes no order
+            said = "expected 4, one scale for all; a bundle from before 2026-11-28 has to be exported anew"
+            raise CorruptBundle(f"{directory / 'scales.f32'}: {size} bytes; {said}")
+        return WholeScan(_scan(directory, ColumnCodes, mapped(directory, "codes.u8", "i1", (dim, rows))))
     count, block = blocks(dim)
     codes = mapped(directory, "codes.u8", "u1", (rows, count, block))
     scales = mapped(directory, "scales.f32", "<f4", (rows * count,))
@@ -59,7 +61,7 @@ def open_search(directory: Path, scorer: Mapping[str, object], rows: int, dim: i
 
 
 def _scan(directory: Path, by_numpy: Any, *codes: NDArray[Any]) -> Scan:
-    """codes, and scales where there is more than one."""
+    """`codes` are the codes, and then their scales, where each row has its own."""
     if ENGINE == "numpy":
         scan: Scan = by_numpy(*codes)
         return scan

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from functions.core.errors import CorruptBundle
 from functions.core.scans import Codes
 from functions.core.scorer import Mask
-from functions.core.selection import Rows, best_rows, buffer, ceiling
+from functions.core.selection import Rows, best_rows, buffer, ceiling, lower
 
 MORE = 4  # times as many lists are read where those before had too few items
 
@@ -75,7 +75,7 @@ class ListSearch:
             part = scores[at : at + end - start]
             part[:] = self._codes.part(query, start, end)
             if mask is not None:
-                np.minimum(part, mask[start:end], out=part)
+                lower(part, mask[start:end])
             at += end - start
         best = best_rows(scores, total, count)
         starts = np.cumsum([0, *(end - start for start, end in bounds)])

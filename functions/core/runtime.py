@@ -117,7 +117,7 @@ class OnnxScan:
         self._session = open_session(model, options)
         output = self._session.get_outputs()[0]
         self.rows: int = output.shape[1]
-        self.kind = SCORES[output.type]
+        self.dtype = SCORES[output.type]
         self._vector = np.zeros(self._session.get_inputs()[0].shape, np.float32)
         self._binding = self._session.io_binding()
         vector = self._vector
@@ -128,6 +128,6 @@ class OnnxScan:
         """vector [d] → out [M]; one caller at a time."""
         if self._bound is None or out.ctypes.data != self._bound.ctypes.data:
             self._bound = out  # written to as long as it is bound
-            self._binding.bind_output("scores", "cpu", 0, self.kind, (1, self.rows), out.ctypes.data)
+            self._binding.bind_output("scores", "cpu", 0, self.dtype, (1, self.rows), out.ctypes.data)
         np.copyto(self._vector[0], vector)
         self._session.run_with_iobinding(self._binding)

@@ -16,7 +16,7 @@ class Codes:
     def __init__(self, codes: NDArray[np.uint8], scales: NDArray[np.float32]) -> None:
         """scales [M * blocks]."""
         self.rows, self._blocks, self._block = codes.shape
-        self.kind = np.float32
+        self.dtype = np.float32
         self._codes = np.asarray(codes).reshape(self.rows, -1)
         self._scales = np.asarray(scales).reshape(self.rows, self._blocks)
         self._zero = np.float32(ZERO_POINT)
@@ -51,7 +51,7 @@ class ColumnCodes:
 
     def __init__(self, codes: NDArray[np.int8]) -> None:
         self.rows = codes.shape[1]
-        self.kind = np.float32
+        self.dtype = np.float32
         self._codes = np.asarray(codes)
 
     def __call__(self, vector: NDArray[np.float32], out: NDArray[np.float32]) -> None:

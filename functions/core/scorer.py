@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from functions.core.errors import VitrineError
-from functions.core.selection import Rows, Scores, ScoreType, best_rows, buffer, ceiling
+from functions.core.selection import Rows, Scores, ScoreType, best_rows, buffer, ceiling, lower
 from functions.core.user_row import Float16
 
 RESCORED = 2  # candidates looked at exactly, for each one that is asked for
@@ -19,7 +19,7 @@ ZERO_POINT = 128  # of codes as MatMulNBits reads them: int8 + 128
 FLOAT32 = (
     np.arange(2**16, dtype=np.uint16).view(np.float16).astype(np.float32)
 )  # of all float16, by their bits
-Mask = Scores  # [M] in the order of the codes: what no score exceeds where a row may be shown (`ceiling`)
+Mask = Scores  # [M] in the order of the codes, of the scan's type: a `ceiling` of what may be shown
 Top = tuple[Rows, NDArray[np.float32]]
 
 
@@ -48,10 +48,10 @@ class Scan(Protocol):
     """Approximate scores of all rows, up to one positive factor."""
 
     rows: int
-    kind: ScoreType
+    dtype: ScoreType  # of its scores
 
     def __call__(self, vector: NDArray[np.float32], out: Any) -> None:
-        """vector [d] → out [M] of that `kind`; `out` is C-contiguous and one thread's."""
+        """vector [d] → out [M] of that `dtype`; `out` is C-contiguous and one thread's."""
         ...
 
 
@@ -60,7 +60,7 @@ class WholeScan:
 
     def __init__(self, scan: Scan) -> None:
         self._scan, self._lock = scan, threading.Lock()
-        self._buffer = buffer(scan.rows, scan.kind)
+        self._buffer = buffer(scan.rows, scan.dtype)
         self._scores = self._buffer[: scan.rows]
 
     def __call__(self, vector: NDArray[np.float32], count: int, mask: Mask | None) -> Rows:
@@ -68,11 +68,11 @@ class WholeScan:
         with self._lock:
             self._scan(vector, scores)
             if mask is not None:
-                np.minimum(scores, mask, out=scores)
+                lower(scores, mask)
             return best_rows(self._buffer, len(scores), count)
 
     def mask(self, eligible: NDArray[np.bool_]) -> Mask:
-        return ceiling(eligible, self._scan.kind)
+        return ceiling(eligible, self._scan.dtype)
 
 
 class Scorer:

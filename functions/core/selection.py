@@ -7,13 +7,16 @@ at least `count` scores that reach the smallest of these; what does not reach it
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from functions.core.errors import VitrineError
+
 Rows = NDArray[np.int64]
 Scores = NDArray[np.float32] | NDArray[np.int32]
+Score = np.float32 | np.int32
 ScoreType = type[np.float32] | type[np.int32]
 LARGEST_BLOCK = 512  # scores; what a buffer must have room for behind its last score
 # a block's maximum takes as long to rank as four to twelve scores take to compare, by the processor
@@ -23,27 +26,39 @@ MAXIMUM_COST = 4
 class Extremes(NamedTuple):
     """What is never among the best, the least score that is, and what no score exceeds."""
 
-    never: float
-    least: float
-    most: float
+    never: Score
+    least: Score
+    most: Score
 
 
 EXTREMES = {
-    np.dtype(np.float32): Extremes(-np.inf, float(np.finfo(np.float32).min), np.inf),
-    np.dtype(np.int32): Extremes(-(2**31), 1 - 2**31, 2**31 - 1),
+    np.dtype(np.float32): Extremes(np.float32(-np.inf), np.finfo(np.float32).min, np.float32(np.inf)),
+    np.dtype(np.int32): Extremes(np.int32(-(2**31)), np.int32(1 - 2**31), np.int32(2**31 - 1)),
 }
 
 
-def buffer(rows: int, kind: ScoreType = np.float32) -> Any:
+def buffer(rows: int, dtype: ScoreType = np.float32) -> Any:
     """Room for `rows` scores and, behind them, what is never among the best as far as a block may reach."""
-    return np.full(rows + LARGEST_BLOCK, EXTREMES[np.dtype(kind)].never, kind)
+    return np.full(rows + LARGEST_BLOCK, EXTREMES[np.dtype(dtype)].never, dtype)
 
 
-def ceiling(eligible: NDArray[np.bool_], kind: ScoreType = np.float32) -> Scores:
-    """The minimum of this and scores: the score where eligible, elsewhere what is never among the best."""
-    extremes = EXTREMES[np.dtype(kind)]
-    limits: Any = np.where(eligible, extremes.most, extremes.never).astype(kind)
-    return cast("Scores", limits)
+def ceiling(eligible: NDArray[np.bool_], dtype: ScoreType = np.float32) -> Scores:
+    """A mask for `lower`: what no score exceeds where eligible, elsewhere what is never among the best."""
+    extremes = EXTREMES[np.dtype(dtype)]
+    limits: Scores = np.where(eligible, extremes.most, extremes.never)
+    return limits
+
+
+def lower(scores: Scores, mask: Scores) -> None:
+    """Leave the scores of what is eligible as they are, in place, and take the rest out of the choice.
+
+    Raises VitrineError for a mask of another type or length: it is another scorer's.
+    """
+    if mask.dtype != scores.dtype or mask.shape != scores.shape:
+        raise VitrineError(
+            f"mask {mask.shape} {mask.dtype}; expected {scores.shape} {scores.dtype}, this scorer's"
+        )
+    np.minimum(scores, mask, out=scores)
 
 
 def best_rows(scores: Scores, rows: int, count: int) -> Rows:

@@ -172,7 +172,7 @@ def test_a_mask_of_another_length_is_refused(tmp_path: Path) -> None:
         ({}, "None"),
         ({"kind": "index", "lists": 4, "probes": 5}, "5 of 4"),
         ({"kind": "index", "lists": 4, "probes": 1}, "lists.bin"),
-        ({"kind": "integer"}, "scales.f32|score.onnx|codes.u8"),
+        ({"kind": "integer"}, "scales.f32: 1200 bytes; expected 4, one scale for all.*exported anew"),
     ],
 )
 def test_a_scorer_that_does_not_fit_its_files_is_refused(

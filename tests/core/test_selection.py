@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from functions.core import selection
-from functions.core.selection import EXTREMES, ScoreType, best_rows, buffer, ceiling
+from functions.core.errors import VitrineError
+from functions.core.selection import EXTREMES, ScoreType, best_rows, buffer, ceiling, lower
 
 
 def by_sorting(scores: np.ndarray, count: int) -> list[int]:
@@ -27,25 +28,38 @@ def padded(scores: np.ndarray) -> np.ndarray:
     count=st.sampled_from([0, 1, 2, 10, 40, 400, 20_000]),
     levels=st.sampled_from([1, 3, 50, 10**6]),
     shown=st.sampled_from([0.0, 0.001, 0.5, 1.0]),
-    kind=st.sampled_from([np.float32, np.int32]),
+    dtype=st.sampled_from([np.float32, np.int32]),
 )
 def test_the_best_are_those_of_a_sort(
-    seed: int, rows: int, count: int, levels: int, shown: float, kind: ScoreType
+    seed: int, rows: int, count: int, levels: int, shown: float, dtype: ScoreType
 ) -> None:
     rng = np.random.default_rng(seed)
-    drawn = (rng.integers(-levels, levels, rows) / 7).astype(kind)
-    scores = np.minimum(drawn, ceiling(rng.random(rows) < shown, kind))
-    assert scores.dtype == kind
+    scores = (rng.integers(-levels, levels, rows) / 7).astype(dtype)
+    lower(scores, ceiling(rng.random(rows) < shown, dtype))
     assert sorted(best_rows(padded(scores), rows, count).tolist()) == by_sorting(scores, count)
 
 
-@pytest.mark.parametrize("kind", EXTREMES)
-def test_a_ceiling_leaves_any_score_of_what_is_eligible(kind: np.dtype) -> None:
-    extremes = EXTREMES[kind]
-    scores = np.array([extremes.least, -1, 0, 1, np.nextafter(extremes.most, 0)]).astype(kind)
-    eligible = np.array([True, False, True, True, True])
-    assert np.minimum(scores, ceiling(eligible, kind.type))[eligible].tolist() == scores[eligible].tolist()
-    assert np.minimum(scores, ceiling(eligible, kind.type))[1] == extremes.never < extremes.least
+@pytest.mark.parametrize("dtype", EXTREMES)
+def test_a_mask_leaves_any_score_of_what_is_eligible(dtype: np.dtype) -> None:
+    never, least, most = EXTREMES[dtype]
+    scores = np.array([least, -1, 0, 1, most], dtype)
+    masked = scores.copy()
+    lower(masked, ceiling(np.array([True, False, True, True, True]), dtype.type))
+    assert masked.tolist() == [*scores[:1], never, *scores[2:]] and never < least
+
+
+@pytest.mark.parametrize(
+    ("mask", "said"),
+    [
+        (ceiling(np.ones(3, bool), np.int32), "int32; expected .* float32"),
+        (np.zeros(3), "float64; expected .* float32"),
+        (ceiling(np.ones(1, bool)), r"\(1,\) float32; expected \(3,\)"),
+        (ceiling(np.ones(4, bool)), r"\(4,\) float32; expected \(3,\)"),
+    ],
+)
+def test_a_mask_of_another_scorer_is_refused(mask: np.ndarray, said: str) -> None:
+    with pytest.raises(VitrineError, match=said):
+        lower(np.zeros(3, np.float32), mask)
 
 
 def test_an_edge_that_is_too_high_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ import torch
 
 from bench.device import describe, interleaved
 from bench.training import full_batch, synthetic_log, trainer_of
-from train.fit import keep_freed_memory
+from train.fit import freed_memory_kept
 from train.options import Options
 from train.rules import facts, options_for, shape_for
 
@@ -56,7 +56,6 @@ def _apart(items: int, options: argparse.Namespace) -> dict[str, object]:
 
 def measure(items: int, steps: int) -> dict[str, object]:
     """Events trained a second and MB at the peak, of both losses at this number of items."""
-    keep_freed_memory()
     log = synthetic_log(USERS, items, MEAN_LENGTH)
     known = replace(facts(log), items=items)
     shape = shape_for(known)
@@ -69,7 +68,8 @@ def measure(items: int, steps: int) -> dict[str, object]:
         call()
         peaks[name] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
         cases[name] = call, steps
-    spent = interleaved(cases, trainer.device, steps)
+    with freed_memory_kept():
+        spent = interleaved(cases, trainer.device, steps)
     ratio = statistics.median(full / own for full, own in zip(spent[FULL], spent[SAMPLED], strict=True))
     return {
         **describe(trainer.device),

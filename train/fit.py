@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ OTHER_SIZE = (
     "sampled items) than the run would have drawn, so other weights than it would have ended at"
 )
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
+GLIBC_TRIM_THRESHOLD, GLIBC_MMAP_MAX = 2**17, 2**16  # its defaults
 
 
 class CannotResume(ValueError):
@@ -111,17 +112,18 @@ class Run:
 
     def walk(self, bar: Any, came: Callable[[], int]) -> Epoch:
         """What is left of the epoch; its mean loss and validation. Raises Stopped once a signal `came`."""
-        for step, rows in enumerate(self._batches(self.place.epoch)):
-            if step < self.place.step:
-                continue
-            self._step(rows, step)
-            bar.update()
-            self.place.step = step + 1
-            number, due = highest([came(), self._is_due()], self.trainer.device)
-            if number or due:
-                self.save_unfinished()
-            if number:
-                raise Stopped(number, self._where(step))
+        with freed_memory_kept():
+            for step, rows in enumerate(self._batches(self.place.epoch)):
+                if step < self.place.step:
+                    continue
+                self._step(rows, step)
+                bar.update()
+                self.place.step = step + 1
+                number, due = highest([came(), self._is_due()], self.trainer.device)
+                if number or due:
+                    self.save_unfinished()
+                if number:
+                    raise Stopped(number, self._where(step))
         losses = _mean(gathered(self.place.losses))
         self.place = Place(self.place.epoch + 1)
         return Epoch(sum(losses) / max(len(losses), 1), self._validation())
@@ -245,7 +247,6 @@ def fit(
     SIGINT or SIGTERM came.
     """
     _check(parts.train, features, shape)
-    keep_freed_memory()
     run = Run(parts, features, shape, options, out, exactly)
     if resume and run.resume():
         if is_first():
@@ -331,16 +332,27 @@ def _meta(log: Interactions, vocabulary: Vocabulary, epoch: Epoch) -> Meta:
     return Meta(tuple(map(str, log.item_ids)), vocabulary.names(), int(log.time_s.max()), epoch.metrics)
 
 
-def keep_freed_memory() -> None:
+@contextmanager
+def freed_memory_kept() -> Iterator[None]:
     """Let glibc reuse a step's large buffers instead of returning them to the kernel page by page.
 
-    A third of a CPU step otherwise goes into page faults (docs/experiments.md). Elsewhere it does nothing.
+    A third of a CPU step otherwise goes into page faults (docs/experiments.md). For steps alone, whose
+    buffers come and go together: where small things stay between large ones that go, the heap grows without
+    an end. What is not glibc is left as it is.
     """
-    if sys.platform == "linux":
-        libc = ctypes.CDLL(None)
-        if hasattr(libc, "mallopt"):
-            libc.mallopt(M_MMAP_MAX, 0)
-            libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if not hasattr(libc, "mallopt"):
+        yield
+        return
+    assert libc is not None
+    libc.mallopt(M_MMAP_MAX, 0)
+    libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    try:
+        yield
+    finally:
+        libc.mallopt(M_MMAP_MAX, GLIBC_MMAP_MAX)
+        libc.mallopt(M_TRIM_THRESHOLD, GLIBC_TRIM_THRESHOLD)
+        libc.malloc_trim(0)
 
 
 def _check(log: Interactions, features: ItemFeatures, shape: Shape) -> None:

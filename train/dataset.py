@@ -207,8 +207,12 @@ def held_out(log: Interactions, targets: Mapping[int, NDArray[np.int64]], length
         )
     at = np.searchsorted(user[first], wanted)
     start = np.maximum(first[at], last[at] - length)
-    bounds = torch.from_numpy(start), torch.from_numpy(last[at] - start)
-    newest = Windows(columns, *bounds, columns[2][bounds[0]].long())
+    sizes = last[at] - start
+    new_start = np.cumsum(sizes) - sizes
+    kept = np.repeat(start - new_start, sizes) + np.arange(sizes.sum())  # nothing stays of all other events
+    some = columns[:, torch.from_numpy(kept)]
+    bounds = torch.from_numpy(new_start), torch.from_numpy(sizes)
+    newest = Windows(some, *bounds, some[2][bounds[0]].long())
     return HeldOut(newest, [targets[int(user)] for user in wanted])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,10 @@ from train.towers import Shape, Towers
 ITEMS_AT_ONCE = 8192
 BF16_CPU = ("avx512_bf16", "amx_bf16")  # what multiplies bfloat16 in hardware
 WARM_UP = 50  # one part in WARM_UP of the steps
+# What oneDNN, and torch on top of it, keep of products whose shapes they have met. Batches of a log's windows
+# hardly ever have the same shape twice, and their 1,024 each held gigabytes; read when first needed.
+for cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+    os.environ.setdefault(cache, "32")
 
 
 class Diverged(RuntimeError):

@@ -23,11 +23,13 @@ PUBLISHED = (
     ("HSTU-large", ".3294", ".1893"),
     ("HSTU-large with a mixture of logits (no dot product)", ".3412", ".1979"),
 )
+FEW = 1, 3, 5, 10  # all that is known of a user
 # what bench.leave_one_out calls its ways of ranking: the masked ones, and the one with nothing masked
 OURS_LEAVE_ONE_OUT = (
     "float32",
     "as served (float16 state, int8 items)",
     "rebuilt from the ring",
+    *(f"last {k} events" for k in FEW),
     "float32, nothing masked",
 )
 

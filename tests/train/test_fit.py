@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from torch.utils._pytree import tree_leaves
 
 from functions.core.features import ItemFeatures, Vocabulary
 from functions.core.repeats import Repeats
+from train import fit as fit_module
 from train.checkpoint import BadCheckpoint, Meta, load, save
 from train.dataset import Batch, Windows, _met_in_the_middle, held_out, histories
 from train.fit import History, fit
@@ -399,3 +402,24 @@ def test_missing_files_and_ids_are_named(tmp_path: Path) -> None:
     (tmp_path / "weights.safetensors").unlink()
     with pytest.raises(BadCheckpoint, match=r"weights\.safetensors: missing"):
         load(tmp_path)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
+def test_memory_that_steps_keep_is_given_back_after_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a ranking of 100,000 users, whose scores go and whose lists stay, takes 24 GB."""
+    settings = {fit_module.M_TRIM_THRESHOLD: 128 * 1024, fit_module.M_MMAP_MAX: 65_536}  # man mallopt
+    now, trimmed = settings.copy(), []
+
+    class Glibc:
+        mallopt = staticmethod(now.__setitem__)
+        malloc_trim = staticmethod(trimmed.append)
+
+    monkeypatch.setattr(fit_module.ctypes, "CDLL", lambda name: Glibc)
+    with pytest.raises(KeyboardInterrupt), fit_module.freed_memory_kept():
+        assert now[fit_module.M_MMAP_MAX] == 0 and now[fit_module.M_TRIM_THRESHOLD] > 2**30 and not trimmed
+        raise KeyboardInterrupt
+    assert now == settings and trimmed == [0]
+
+
+def test_kernels_of_shapes_that_do_not_come_again_are_not_kept() -> None:
+    assert {os.environ[name] for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")} == {"32"}

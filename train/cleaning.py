@@ -18,9 +18,11 @@ from train.mapping import CONTEXT_COLUMNS, EVENT_COLUMNS, ITEM_COLUMNS, Mapping,
 from train.staging import Staging
 
 BOT_EVENTS_PER_HOUR = 1_000
+HOURS_OF_A_DATE = 24  # where all of an hour's times are midnight they are dates, and stand for a day
 EXAMPLES = 3
 DAY_S = 86_400
 HOUR_US = 3.6e9
+DAY_US = 86_400_000_000
 NO_NUMBER = ("nan", "null", "none", "na", "n/a", "-")  # what files write for a number that is not there
 # Which staged column shows why a row was dropped.
 SHOWN = {
@@ -44,7 +46,8 @@ EXPECTED = {
     "impossible_time": "ISO 8601 or seconds since 1970, from 1990 to tomorrow",
     "negative_value": "a number >= 0",
     "value_not_a_number": "a number or nothing; kept without it",
-    "bot": f"at most {BOT_EVENTS_PER_HOUR:,} events of a user in an hour",
+    "bot": f"at most {BOT_EVENTS_PER_HOUR:,} events of a user in an hour; "
+    f"{HOURS_OF_A_DATE * BOT_EVENTS_PER_HOUR:,} on a date without hours",
     "negative_price": "a number >= 0; kept without it",
     "price_not_a_number": "a number or nothing; kept without it",
 }
@@ -71,8 +74,10 @@ class Cleaning:
         judged = self.engine.keep("judged_events", staged.mutate(reason=reason))
         once = judged.filter(judged.reason.isnull())
         hour = (once.time / HOUR_US).floor().name("hour")
-        hours = once.group_by(["user_id", hour]).aggregate(n=once.count())
-        bots = hours.filter(hours.n > BOT_EVENTS_PER_HOUR).select("user_id").distinct()
+        latest_us = (once.time % DAY_US).max()
+        hours = once.group_by(["user_id", hour]).aggregate(n=once.count(), latest_us=latest_us)
+        most = (hours.latest_us > 0).ifelse(1, HOURS_OF_A_DATE) * BOT_EVENTS_PER_HOUR
+        bots = hours.filter(hours.n > most).select("user_id").distinct()
         bots = self.engine.keep("bots", bots)
         self._count(judged)
         self._count(once.semi_join(bots, "user_id").mutate(reason=ibis.literal("bot")))

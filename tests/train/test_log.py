@@ -184,6 +184,14 @@ def test_three_examples_are_kept_however_many_are_dropped(tmp_path: Path) -> Non
     assert log.examples["unknown_type"] == [f"row {n + 2}: 'odd{n}' (events.jsonl)" for n in range(3)]
 
 
+def test_a_wholesaler_whose_times_are_dates_is_no_bot_below_a_days_worth(tmp_path: Path) -> None:
+    day = [event(user_id="agent", item_id=f"i{n}", time=1_700_006_400) for n in range(24_001)]
+    assert read(tmp_path, [*day[:24_000], event()]).dropped == {}
+    assert read(tmp_path, [*day, event()]).dropped == {"bot": 24_001}
+    with_an_hour = [*day[:BOT_EVENTS_PER_HOUR], event(user_id="agent", time=1_700_006_401)]
+    assert read(tmp_path, [*with_an_hour, event()]).dropped == {"bot": BOT_EVENTS_PER_HOUR + 1}
+
+
 @pytest.mark.parametrize(("count", "kept"), [(BOT_EVENTS_PER_HOUR, 1_003), (BOT_EVENTS_PER_HOUR + 1, 1)])
 def test_a_bot_loses_all_of_its_events(tmp_path: Path, count: int, kept: int) -> None:
     hour = [event(user_id="bot", item_id=f"i{n}", time=1_700_002_800 + n) for n in range(count)]

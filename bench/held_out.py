@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from train.log import Interactions, read_log
 from train.mapping import load_mapping
-from train.prequential import start_of_test
-from train.split import split, take
+from train.split import split, start_of_test, take
 
 SHARE = 0.1
 

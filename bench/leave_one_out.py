@@ -171,7 +171,7 @@ def parallel_vectors(
     towers: Towers, items: NDArray[np.float32], log: Interactions, targets: Targets
 ) -> NDArray[np.float32]:
     """User vectors after whole histories by the parallel form in float32, [U, d], users ascending."""
-    held = held_out(log, targets, max(2, int(np.bincount(log.user).max())))
+    held = held_out(Split(log, targets), max(2, int(np.bincount(log.user).max())))
     table = torch.from_numpy(items)
     length = held.windows.length
     vectors = torch.empty(len(length), towers.shape.dim)

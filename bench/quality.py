@@ -33,6 +33,7 @@ from train.baselines import Baseline, ContentKNN, Scores
 from train.baselines.ranking import Floats, Rows, item_counts
 from train.card import hardware, versions
 from train.checkpoint import WEIGHTS, load
+from train.context import Requests
 from train.evaluate import Candidates, embed_items
 from train.fit import UNFINISHED
 from train.handover import read_companions, read_demand
@@ -217,7 +218,9 @@ def measure_ours(loaded: Loaded, folder: Path) -> Result:
     items = len(meta.item_ids)
     kept = read_demand(folder, items), read_companions(folder, meta)
     served = Served.of(towers, features, meta.repeats, *kept)
-    found = served.proposed(test.train, test.users)
+    asked_s = loaded.parts.asked_s
+    asked = None if asked_s is None else Requests.at(asked_s, len(test.users))
+    found = served.proposed(test.train, test.users, asked)
     wide = served.table.astype(np.float32)
     lists = np.stack([each.top(meta.repeats, wide, WIDE_CUT) for each in found])
     result: Result = {"measured": test.measure_lists(lists), "validation": meta.metrics.get("ndcg@10")}

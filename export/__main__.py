@@ -225,7 +225,7 @@ def _choose_scorer(source: Source, partial: Path, embeddings: Float16, held: Hel
     opened = open_bundle(partial)
     rows = user_rows(held.log, list(range(min(QUERIES, len(held.targets)))), opened.encoder)
     opened.close()
-    vectors = np.stack([row.vector for row in rows]) if rows else embeddings[:0]
+    vectors = held.queries(opened.context, rows) if rows else embeddings[:0]
     chosen = choose(partial, embeddings[: source.products.showable], vectors)
     finish(source, partial, {}, chosen.scorer)
     return chosen

@@ -10,6 +10,7 @@ from pathlib import Path
 from sys import intern
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from export.embed import Content, embed
@@ -79,11 +80,12 @@ def write_files(source: Source, slots: Mapping[str, Slot], out: Path) -> None:
     made = embed(out / "item_tower.onnx", source.products.content, source.tower_ids)
     embeddings = made.table
     require_finite(embeddings)
-    require_finite(source.towers.context.table.detach().half().numpy(), "context row")
+    context = torch.cat(source.towers.context.tables()).detach().half().numpy()
+    require_finite(context, "context row")
     embeddings.astype("<f2").tofile(out / "embeddings.f16")
     showable = source.products.showable
     write_scorer(out, embeddings[:showable], NBITS)
-    source.towers.context.table.detach().numpy().astype("<f2").tofile(out / TABLE)
+    context.astype("<f2").tofile(out / TABLE)
     write_items(source.products.shown, source.popularity, showable, out)
     came = origins(source.tower_ids, source.popularity, made.content, source.demand)
     came.tofile(out / ORIGINS)

@@ -16,12 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from functions.core.catalogue import Product
+from functions.core.context import Context
 from functions.core.features import Int64, ItemFeatures, Vocabulary, item_features
+from functions.core.user_row import UserRow
 from train.checkpoint import BadCheckpoint, Meta
 from train.handover import CATALOGUE, HELD_OUT, POPULARITY, VECTORS
 from train.log import Interactions
 
 ROWS_AT_ONCE = 65_536
+ARRAYS = ("history_bounds", "item", "kind", "time_s", "value", "target_bounds", "target", "asked_s")
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,13 @@ class HeldOut:
 
     log: Interactions
     targets: list[NDArray[np.int64]]
+    asked_s: int | None = None  # when they ask, if that is known
+
+    def queries(self, context: Context, rows: Sequence[UserRow]) -> NDArray[np.float32]:
+        """The vectors [U, d] of some users' rows as they ask."""
+        last_s = [row.last_s if row.ring else None for row in rows]
+        pairs = zip(rows, last_s, strict=True)
+        return np.array([context.later(row.vector, self.asked_s, last) for row, last in pairs], np.float32)
 
     def in_order(self, order: Int64) -> HeldOut:
         """The same users where row `order[n]` is row n."""
@@ -58,7 +68,7 @@ class HeldOut:
         now[order] = np.arange(len(order))
         ids = [self.log.item_ids[row] for row in order.tolist()]
         log = replace(self.log, item=now[self.log.item].astype(self.log.item.dtype), item_ids=ids)
-        return HeldOut(log, [now[target] for target in self.targets])
+        return HeldOut(log, [now[target] for target in self.targets], self.asked_s)
 
 
 class _Lines(Sequence[Product]):
@@ -153,7 +163,7 @@ def read_held_out(folder: Path, item_ids: Sequence[str]) -> HeldOut:
             arrays = {name: read[name] for name in read.files}
     except (zipfile.BadZipFile, ValueError, EOFError, OSError) as error:
         raise BadCheckpoint(f"{path}: {error}; expected what `python -m train` writes") from error
-    missing = {"history_bounds", "item", "kind", "time_s", "value", "target_bounds", "target"} - arrays.keys()
+    missing = set(ARRAYS) - arrays.keys()
     if missing:
         raise BadCheckpoint(f"{path}: without {sorted(missing)}; expected them")
     for name in ("item", "target"):
@@ -167,7 +177,8 @@ def read_held_out(folder: Path, item_ids: Sequence[str]) -> HeldOut:
         item_ids=list(item_ids),
     )
     bounds = pairwise(arrays["target_bounds"].tolist())
-    return HeldOut(log, [arrays["target"][a:b].astype(np.int64) for a, b in bounds])
+    asked_s = next(iter(arrays["asked_s"].tolist()), None)
+    return HeldOut(log, [arrays["target"][a:b].astype(np.int64) for a, b in bounds], asked_s)
 
 
 def _checked(path: Path, item_ids: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:

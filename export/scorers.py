@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from export.lists import build_lists
 from export.score import quantize, quantize_columns, write_column_graph, write_score_graph
@@ -69,7 +70,7 @@ def write_scorer(
     (out / "lists.bin").write_bytes(lists.to_bytes() if lists else NO_LISTS)
 
 
-def choose(out: Path, embeddings: Float16, vectors: Float16) -> Chosen:
+def choose(out: Path, embeddings: Float16, vectors: NDArray[np.floating]) -> Chosen:
     """Replace the scorer in `out`, MatMulNBits, by a faster one that finds as much, where there is one.
 
     embeddings [M, d], vectors [Q, d] of users. Of few items nothing is timed: the choice would be chance.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -83,9 +84,15 @@ class _View:
     rows: list[UserRow]
     shown: Float16  # [M, d] of the stage's bundle
 
+    @cached_property
+    def queries(self) -> NDArray[np.float32]:
+        """The users' vectors as they ask, [U, d]."""
+        return self.stage.held.queries(self.stage.served.context, self.rows)
+
     def tops(self) -> list[Top]:
         """The ten that each user would be served."""
-        return [_ranked(self.stage.served, self.level, row) for row in self.rows]
+        pairs = zip(self.rows, self.queries, strict=True)
+        return [_ranked(self.stage.served, self.level, row, query) for row, query in pairs]
 
 
 def prove(published: Stage, embeddings: Float16, max_loss: float, before: Sequence[Stage] = ()) -> Proof:
@@ -115,7 +122,8 @@ def prove(published: Stage, embeddings: Float16, max_loss: float, before: Sequen
             timed[FP32] = views[FP32].level
         _quality(proof, views, by_onnx)
         _recall(proof, views)
-        _speed(proof, timed | {stage.name: stage.served.scorer for stage in before}, len(shown), by_onnx)
+        rivals = {stage.name: stage.served.scorer for stage in before}
+        _speed(proof, timed | rivals, len(shown), views[SERVED].queries)
         proof.levels = _measured(proof, views)
     return proof
 
@@ -243,10 +251,10 @@ def _quality(proof: Proof, views: Mapping[str, _View], by_onnx: list[UserRow]) -
         )
 
 
-def _ranked(served: ServedBundle, level: Level, row: UserRow) -> Top:
+def _ranked(served: ServedBundle, level: Level, row: UserRow, query: NDArray[np.float32]) -> Top:
     """The ten that would be served at a level of precision."""
-    best = level.top(row.vector, CANDIDATES)
-    ranked, _ = served.ranked(best, row, lambda rows: level.scores(row.vector, rows))
+    best = level.top(query, CANDIDATES)
+    ranked, _ = served.ranked(best, row, lambda rows: level.scores(query, rows))
     return _padded(ranked)
 
 
@@ -257,8 +265,7 @@ def _padded(rows: Top) -> Top:
 def _recall(proof: Proof, views: Mapping[str, _View]) -> None:
     """Of the exact ten best by dot product, how many each level finds."""
     found = {
-        name: recall(view.level, [row.vector for row in view.rows[:TIMED_QUERIES]], view.shown)
-        for name, view in views.items()
+        name: recall(view.level, [*view.queries[:TIMED_QUERIES]], view.shown) for name, view in views.items()
     }
     proof.quantization["recall@10"] = round(found[SERVED], 6)
     proof.quantization["levels_recall@10"] = {name: round(share, 6) for name, share in found.items()}
@@ -268,9 +275,9 @@ def _recall(proof: Proof, views: Mapping[str, _View]) -> None:
     )
 
 
-def _speed(proof: Proof, levels: Mapping[str, Level], showable: int, rows: list[UserRow]) -> None:
+def _speed(proof: Proof, levels: Mapping[str, Level], showable: int, queries: NDArray[np.float32]) -> None:
     """Median CPU time of one query at each level, in turns; judged where a scan is more than its call."""
-    vectors = [row.vector for row in rows[:TIMED_QUERIES]]
+    vectors = [*queries[:TIMED_QUERIES]]
     if not vectors:
         return
     us = proof.microseconds = microseconds(levels, vectors)

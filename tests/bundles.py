@@ -14,7 +14,6 @@ import torch
 
 from export.__main__ import publish
 from export.store import open_store
-from functions.core.context import NAMES_AT
 from functions.core.features import Vocabulary, item_features
 from functions.core.repeats import Repeats, Rows, Scores
 from functions.core.served import ServedBundle, open_bundle
@@ -90,7 +89,7 @@ def tiny_checkpoint(folder: Path, seed: int = 0) -> Path:
         towers.item.texts.weight.zero_()  # two megabytes that git can compress
         towers.item.categories.weight.mul_(8)  # so that a click on a lamp speaks for lamps
         toys = towers.item.categories.weight[vocabulary.category("Toys")]
-        towers.context.table[NAMES_AT] = 100 * toys  # who asks on a toy is shown toys
+        towers.context.names[0] = 100 * toys  # who asks on a toy is shown toys
     save(folder, towers, meta)
     write_products(folder, sold, log.item_ids)
     write_popularity(folder, log)

@@ -110,9 +110,9 @@ def write_card(folder: Path, report: Report) -> Path:
     What `report` may have, each of it optional: `data` (as `data_facts`), `dropped` {cause: rows}, `training`
     (as `training_facts`), `epochs` [(loss, validation NDCG@10)], `test`, `validation` {metric: number},
     `test_masked` (with `test_masked_intervals`), `baselines` and `baselines_masked` {name: {metric: number}},
-    `repeats`, `search` (as `train.search`), `slices` and `beyond_accuracy` (as `train.slices` gives them),
-    `few_events` (as `train.report`), `freshness` (as `train.prequential.summary`), `limits` [sentence] and
-    `licence` (of the data).
+    `repeats`, `context` {part: whether it is heard}, `search` (as `train.search`), `slices` and
+    `beyond_accuracy` (as `train.slices` gives them), `few_events` (as `train.report`), `freshness` (as
+    `train.prequential.summary`), `limits` [sentence] and `licence` (of the data).
     """
     sections: list[tuple[str, Callable[[Path, Report], list[str]]]] = [
         ("Data", _data),
@@ -148,6 +148,10 @@ def _training(folder: Path, report: Report) -> list[str]:
     lines = _facts(report.get("training") or {})
     if report.get("repeats"):
         lines += _facts({"repeat term": report["repeats"]})
+    if report.get("context"):
+        lines += _facts(
+            {"heard of a request": [part for part, is_heard in report["context"].items() if is_heard]}
+        )
     if report.get("search"):
         lines += _facts({"found by search": report["search"]})
     if report.get("epochs"):

@@ -1,4 +1,4 @@
-"""Where and when the next event happens, as far as a log tells: learnt beside the towers, added to the score.
+"""Where and when the next event happens, as far as a log tells: learnt beside the towers, part of the query.
 
 A log without devices, slots and times that mean something trains no context; its weights stay zero.
 """
@@ -6,6 +6,7 @@ A log without devices, slots and times that mean something trains no context; it
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,36 +15,75 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from functions.core.context import (
+    ELAPSED,
+    ELAPSED_AT,
     HOUR_AT,
     HOURS,
     NAMES_AT,
     WEEKDAY_AT,
     WEEKDAYS,
     hour_code,
-    table_rows,
     weekday_code,
 )
 from functions.core.events import IMPRESSION
+from functions.core.features import gap_bucket
+from functions.core.user_row import UserRow
 from train.log import Interactions
 
+PARTS = "clock", "names", "elapsed"  # of what a request says: hour and weekday, device and slot, how long
 DROPPED = 0.2  # share of the events to be predicted whose context is left out: a request may come without
 
 
 class ContextTable(nn.Module):
-    """The table of `functions.core.context`, in training: zero at first, so that only evidence moves it."""
+    """Table and factors of `functions.core.context`, in training: zero at first, so only evidence moves them.
+
+    A time since the last event has the increments of all shorter ones, so that one which training never saw
+    means what the one below it means.
+    """
 
     def __init__(self, devices: int, slots: int, dim: int) -> None:
         super().__init__()
         self.devices = devices
-        self.table = nn.Parameter(torch.zeros(table_rows(devices, slots), dim))
+        self.clock = nn.Parameter(torch.zeros(ELAPSED_AT, dim))  # row 0 of the table, hours and weekdays
+        self.names = nn.Parameter(torch.zeros(devices + slots, dim))
+        self.elapsed_added = nn.Parameter(torch.zeros(ELAPSED, dim))
+        self.elapsed_factors = nn.Parameter(torch.zeros(ELAPSED, dim))
 
-    def forward(self, code: Tensor) -> Tensor:
-        """Codes of `event_codes`, int64 [...] → what to add to the user vectors, [..., d]."""
+    def train_on(self, log: Interactions, elapsed: bool) -> bool:
+        """Learn what the log tells, and times since the last event, or not; whether there is anything."""
+        named, clock = np.divmod(event_codes(log), (HOURS + 1) * (WEEKDAYS + 1))
+        elapsed = elapsed and not _equally_spaced(log)
+        parts = {"clock": bool(clock.any()), "names": bool(named.any()), "elapsed": elapsed}
+        for part, learnt in parts.items():
+            for weights in self._of(part):
+                weights.requires_grad_(learnt)
+        return any(parts.values())
+
+    def forward(self, vectors: Tensor, code: Tensor, elapsed: Tensor) -> Tensor:
+        """User vectors [..., d] as the users ask: codes of `event_codes`, buckets of the time since the last
+        event, int64 [...], 0 for unknown → [..., d]."""
         if self.training:
-            code = code * (torch.rand(code.shape, device=code.device) >= DROPPED)
-        rows = torch.stack(self._rows(code), -1)  # [..., 4]
-        summed = F.embedding_bag(rows.view(-1, rows.shape[-1]), self.table, mode="sum", padding_idx=0)
-        return summed.view(*code.shape, -1)
+            code = code * _kept(code)
+            elapsed = elapsed * _kept(elapsed) if self.elapsed_factors.requires_grad else elapsed
+        rows = torch.stack([*self._rows(code), torch.where(elapsed > 0, ELAPSED_AT - 1 + elapsed, 0)], -1)
+        table, factors = self.tables()
+        added = F.embedding_bag(rows.view(-1, rows.shape[-1]), table, mode="sum", padding_idx=0)
+        return vectors * (1 + F.embedding(elapsed, factors)) + added.view(*code.shape, -1)
+
+    @torch.no_grad()
+    def silence(self, parts: Sequence[str]) -> None:
+        """Let these of PARTS change nothing any more."""
+        for weights in (each for part in parts for each in self._of(part)):
+            weights.zero_()
+
+    def tables(self) -> tuple[Tensor, Tensor]:
+        """As they are served: the table [R, d], and the factors [GAP_BUCKETS, d], whose row 0 is zero."""
+        table = torch.cat([self.clock, self.elapsed_added.cumsum(0), self.names])
+        return table, F.pad(self.elapsed_factors.cumsum(0), (0, 0, 1, 0))
+
+    def _of(self, part: str) -> list[nn.Parameter]:
+        whose = {"clock": [self.clock], "names": [self.names]}
+        return whose.get(part, [self.elapsed_added, self.elapsed_factors])
 
     def _rows(self, code: Tensor) -> list[Tensor]:
         rows = []
@@ -53,6 +93,10 @@ class ContextTable(nn.Module):
             rows.append(torch.where(own > 0, start - 1 + own, 0))
             code = code if values is None else code // (values + 1)
         return rows
+
+
+def _kept(code: Tensor) -> Tensor:
+    return torch.rand(code.shape, device=code.device) >= DROPPED
 
 
 def event_codes(log: Interactions) -> NDArray[np.int64]:
@@ -96,11 +140,42 @@ def next_event(log: Interactions, train: Interactions, users: Sequence[int]) -> 
     return np.asarray(order[first + known[wanted]])
 
 
+@dataclass(frozen=True)
+class Requests:
+    """Where and when U users ask."""
+
+    code: NDArray[np.int64]  # of `event_codes`
+    time_s: NDArray[np.int64]  # seconds since 1970
+
+    def __getitem__(self, some: slice | NDArray[np.int64]) -> Requests:
+        """Some of them."""
+        return Requests(self.code[some], self.time_s[some])
+
+    @classmethod
+    def at(cls, time_s: int, users: int) -> Requests:
+        """All at one moment, of which nothing is known but how long after their last events it is."""
+        return cls(np.zeros(users, np.int64), np.full(users, time_s, np.int64))
+
+    @classmethod
+    def at_events(cls, log: Interactions, rows: NDArray[np.int64]) -> Requests:
+        """Just before these events of the log, where they happen."""
+        return cls(event_codes(log)[rows], log.time_s[rows])
+
+    def elapsed(self, rows: Sequence[UserRow]) -> NDArray[np.int64]:
+        """Buckets of the time since each row's last event, [U]; 0 where there is none."""
+        last_s = np.array([row.last_s for row in rows], np.int64)
+        known = np.array([len(row.ring) > 0 for row in rows])
+        return gap_bucket(np.where(known, np.maximum(self.time_s - last_s, 0), -1))
+
+
 @torch.inference_mode()
-def request_vectors(
-    table: ContextTable, log: Interactions, train: Interactions, users: Sequence[int]
+def queries(
+    rows: Sequence[UserRow], asked: Requests | None, table: ContextTable | None
 ) -> NDArray[np.float32]:
-    """The context vectors of the users' next events, [U, d]: what a request at that moment would add."""
-    codes = event_codes(log)[next_event(log, train, users)]
-    vectors: NDArray[np.float32] = table(torch.from_numpy(codes)).numpy()
-    return vectors
+    """The vectors of the rows as their users ask, [U, d]; as they are where one of the two is None."""
+    vectors = np.stack([row.vector for row in rows]).astype(np.float32)
+    if asked is None or table is None:
+        return vectors
+    codes = torch.from_numpy(asked.code), torch.from_numpy(asked.elapsed(rows))
+    found: NDArray[np.float32] = table(torch.from_numpy(vectors), *codes).numpy()
+    return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -14,7 +13,7 @@ from functions.core.events import DISMISS, IMPRESSION
 from functions.core.features import gap_bucket, value_bucket
 from train.context import event_codes
 from train.log import Interactions
-from train.split import events_of
+from train.split import Split, events_of
 
 STEPS_PER_EPOCH = 50  # at least, where a small log would be a handful of full batches
 SMALLEST_BATCH = 256  # events
@@ -33,6 +32,7 @@ class Batch:
     value: Tensor  # int64 [R, T] buckets
     target: Tensor  # int64 [R, T] rows, the next event's item
     context: Tensor  # int64 [R, T] codes of the next event's, train.context
+    elapsed: Tensor  # int64 [R, T] buckets of the time between event and request
 
     @property
     def pairs(self) -> int:
@@ -54,7 +54,7 @@ class Batch:
 class Windows:
     """R stretches of a log that stays as it is, [n] by user; nothing is padded before it is in a batch."""
 
-    columns: Tensor  # int32 [6, n]: item, kind, gap, value, target, context
+    columns: Tensor  # int32 [7, n]: item, kind, gap, value, target, context, elapsed
     start: Tensor  # int64 [R]
     length: Tensor  # int64 [R]
     opening: Tensor  # int64 [R]: gap bucket of its first event; 0 where that is taken as a user's first
@@ -69,12 +69,12 @@ class Windows:
         place = torch.arange(int(length.max()), device=length.device)[None]  # [1, T]
         inside = place < length[:, None]
         at = torch.where(inside, self.start[rows][:, None] + place, 0)
-        item, kind, gap, value, target, context = self.columns[:, at].long()
-        item, kind, gap, value, context = (
-            torch.where(inside, column, 0) for column in (item, kind, gap, value, context)
+        item, kind, gap, value, target, *asked = self.columns[:, at].long()
+        item, kind, gap, value, context, elapsed = (
+            torch.where(inside, column, 0) for column in (item, kind, gap, value, *asked)
         )
         gap[:, 0] = self.opening[rows]
-        return Batch(item, kind, gap, value, target.where(inside, -1), context)
+        return Batch(item, kind, gap, value, target.where(inside, -1), context, elapsed)
 
     def batches(self, events: int, shuffle: torch.Generator) -> list[Tensor]:
         """Every window once, in batches of at most `events` after padding (a longer window goes alone).
@@ -101,10 +101,11 @@ class Windows:
 class TrainingHistories:
     """Events of U users in order, from which each epoch cuts its windows."""
 
-    columns: Tensor  # int32 [5, n], as of Windows
+    columns: Tensor  # int32 [7, n], as of Windows
     first: Tensor  # int64 [U]
     stop: Tensor  # int64 [U]; the last event of a user is not in, for nothing follows it
     within: Tensor  # int64 [n], on the CPU: place of the user's last event within the horizon of each event
+    wait_s: Tensor  # int64 [n], on the CPU: seconds until the user's next event; -1: none, or not asked
 
     def to(self, device: torch.device) -> TrainingHistories:
         """The same with its columns on a device; where to cut is decided on the CPU."""
@@ -133,24 +134,32 @@ class TrainingHistories:
         gaps = self.columns[2].cpu()
         windows = Windows(self.columns, start, stop - start, gaps[start].long())
         if shuffle is not None:
-            windows = replace(windows, columns=self._looking_ahead(shuffle))
+            windows = replace(windows, columns=self._asked(shuffle))
             windows = _cut_in_two(_met_in_the_middle(windows, gaps, shuffle), shuffle)
         return windows.to(self.columns.device)
 
-    def _looking_ahead(self, shuffle: Generator) -> Tensor:
+    def _asked(self, shuffle: Generator) -> Tensor:
         """The columns with AHEAD of the targets, and their contexts, drawn from all within the horizon.
 
         A list is judged by what comes in days, not by the next event alone (the dense all-action loss of
         PinnerFormer, Pancha et al. 2022, section 3.3.2); and the next event is often of the same visit. Where
-        the horizon ends before the next event, that stays the target.
+        the horizon ends before the next event, that stays the target. With a horizon a request comes with an
+        event, with the next one, or at any moment between: a third each.
         """
         place = torch.arange(len(self.within))
         later = (self.within - place).clamp(min=0)
-        if not later.gt(1).any():
-            return self.columns
-        drawn = place + (torch.rand(place.shape, generator=shuffle, dtype=torch.float64) * later).long()
-        drawn = torch.where(torch.rand(place.shape, generator=shuffle) < AHEAD, drawn, place)
-        return torch.cat([self.columns[:4], self.columns[4:, drawn.to(self.columns.device)]])
+        columns = self.columns
+        if later.gt(1).any():
+            drawn = place + (torch.rand(place.shape, generator=shuffle, dtype=torch.float64) * later).long()
+            drawn = torch.where(torch.rand(place.shape, generator=shuffle) < AHEAD, drawn, place)
+            columns = torch.cat([columns[:4], columns[4:6, drawn.to(columns.device)], columns[6:]])
+        if self.wait_s.gt(0).any():
+            between = torch.rand(place.shape, generator=shuffle, dtype=torch.float64)
+            way = torch.randint(3, place.shape, generator=shuffle)
+            share = torch.where(way == 0, 0.0, torch.where(way == 1, 1.0, between))
+            elapsed = gap_bucket(torch.where(self.wait_s < 0, -1, (share * self.wait_s).floor()).numpy())
+            columns = torch.cat([columns[:6], torch.from_numpy(elapsed)[None].to(columns)])
+        return columns
 
 
 def _met_in_the_middle(windows: Windows, gaps: Tensor, shuffle: Generator) -> Windows:
@@ -193,12 +202,15 @@ def histories(log: Interactions, horizon_s: int = 0) -> TrainingHistories:
         raise ValueError(
             f"{events_of(log)} to learn from, no training pair; expected a user with 2 events or more"
         )
-    within = _within(user, log.time_s[_order(log)], horizon_s)
-    return TrainingHistories(columns, *map(torch.from_numpy, (first[some], last[some] - 1, within)))
+    time_s = log.time_s[_order(log)]
+    within = _within(user, time_s, horizon_s)
+    wait_s = _wait_s(time_s, last) if horizon_s else np.full(len(user), -1)
+    return TrainingHistories(columns, *map(torch.from_numpy, (first[some], last[some] - 1, within, wait_s)))
 
 
-def held_out(log: Interactions, targets: Mapping[int, NDArray[np.int64]], length: int) -> HeldOut:
-    """The newest `length` events of each user of `targets`; raises ValueError where there is none."""
+def held_out(parts: Split, length: int) -> HeldOut:
+    """The newest `length` events of each user of the targets; raises ValueError where there is none."""
+    log, targets = parts.train, parts.targets
     columns, user, first, last = _by_user(log)
     wanted = np.intersect1d(user[first], np.array(list(targets), np.int64))
     if not wanted.size:
@@ -211,13 +223,16 @@ def held_out(log: Interactions, targets: Mapping[int, NDArray[np.int64]], length
     new_start = np.cumsum(sizes) - sizes
     kept = np.repeat(start - new_start, sizes) + np.arange(sizes.sum())  # nothing stays of all other events
     some = columns[:, torch.from_numpy(kept)]
+    some[5:] = 0  # nothing is known of a request but when it comes
+    if parts.asked_s is not None:
+        some[6] = torch.from_numpy(gap_bucket((parts.asked_s - log.time_s[_order(log)][kept]).clip(min=0)))
     bounds = torch.from_numpy(new_start), torch.from_numpy(sizes)
     newest = Windows(some, *bounds, some[2][bounds[0]].long())
     return HeldOut(newest, [targets[int(user)] for user in wanted])
 
 
 def _by_user(log: Interactions) -> tuple[Tensor, NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]]:
-    """Columns [6, n] sorted by user, the users [n], and where each user's events begin and end."""
+    """Columns [7, n] sorted by user, the users [n], and where each user's events begin and end."""
     order = _order(log)
     user = log.user[order]
     first = np.flatnonzero(np.r_[True, user[1:] != user[:-1]]) if len(user) else np.zeros(0, np.int64)
@@ -243,10 +258,18 @@ def _within(user: NDArray[np.int32], time_s: NDArray[np.int64], horizon_s: int) 
     return place
 
 
+def _wait_s(time_s: NDArray[np.int64], last: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Seconds until the same user's next event, [n]; -1 after the last."""
+    wait_s = np.diff(time_s, append=time_s[-1:]).clip(min=0)
+    wait_s[last - 1] = -1
+    return wait_s
+
+
 def _columns(
     log: Interactions, order: NDArray[np.int64], first: NDArray[np.int64], last: NDArray[np.int64]
 ) -> Tensor:
-    """item, kind, gap, value, the item that came next (-1: none, or nothing to predict), its context."""
+    """item, kind, gap, value, the item that came next (-1: none, or nothing to predict), its context, and 0:
+    how long after an event somebody asks is drawn anew for each epoch."""
     time_s = log.time_s[order]
     gap_s = np.diff(time_s, prepend=time_s[:1]).clip(min=0)
     gap_s[first] = -1  # no event before
@@ -254,5 +277,6 @@ def _columns(
     following = np.roll(np.where(kind == DISMISS, -1, item), -1)
     following[last - 1] = -1
     context = np.roll(event_codes(log)[order], -1)
-    columns = (item, kind, gap_bucket(gap_s), value_bucket(log.value[order]), following, context)
+    buckets = gap_bucket(gap_s), value_bucket(log.value[order])
+    columns = (item, kind, *buckets, following, context, np.zeros(len(item)))
     return torch.from_numpy(np.stack([c.astype(np.int32) for c in columns]))

@@ -24,6 +24,7 @@ from functions.core.histories import Histories, spans_of
 from functions.core.repeats import NOBODY, Own, Repeats, Rows, Scores
 from functions.core.user_row import Float16, UserRow, event_hash, item_key
 from train.baselines import DEFAULTS, top
+from train.context import Requests, queries
 from train.log import Interactions
 from train.split import Split, rows_by_user
 from train.towers import Towers
@@ -205,25 +206,23 @@ def candidates(
     users: list[int],
     towers: Towers,
     table: Float16,
-    context: NDArray[np.float32] | None = None,
+    asked: Requests | None = None,
     kinds: tuple[int, ...] = Repeats.kinds,
     alike: Alike = NOBODY,
     companions: Alike = NOBODY,
 ) -> list[Candidates]:
     """What each user's row, folded as it is when served, proposes from the embeddings `table` [N, d].
 
-    context: vectors [U, d] of the moments at which the users ask (`train.context.request_vectors`). kinds:
-    the event types that the repeat term counts. alike: which new products inherit from which.
-    companions: which known ones go together.
+    asked: where and when each of them asks, as far as it is known. kinds: the event types that the repeat
+    term counts. alike: which new products inherit from which. companions: which known ones go together.
     """
     items = TowerItems(log.item_ids, table)
     encoder = torch_encoder(towers, items)
     whole = torch.from_numpy(table.astype(np.float32)).T
     found: list[Candidates] = []
     for part in _row_chunks(log, users, encoder):
-        vectors = np.stack([row.vector for row in part]).astype(np.float32)
-        if context is not None:
-            vectors += context[len(found) : len(found) + len(part)]
+        some = slice(len(found), len(found) + len(part))
+        vectors = queries(part, asked and asked[some], towers.context)
         scores, best = (torch.from_numpy(vectors) @ whole).topk(min(CANDIDATES, len(table)), 1)
         for row, s, b, vector in zip(part, scores.numpy(), best.numpy(), vectors, strict=True):
             own = Repeats(kinds=kinds).own(row, items.rows)

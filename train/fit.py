@@ -93,7 +93,7 @@ class Run:
         self.options, self.out, self.last = options, out, exactly or options.epochs
         self.histories = histories(parts.train, options.horizon_s)
         self.train = self.histories.cut(options.window)
-        self.held = None if exactly else held_out(parts.train, parts.targets, options.window)
+        self.held = None if exactly else held_out(parts, options.window)
         self.events = self.train.batch_events(options.batch * options.window)
         self.per_epoch = len(self.train.batches(self.events, torch.Generator().manual_seed(0)))
         self.trainer = Trainer(parts.train, features, shape, options, self.per_epoch * options.epochs)

@@ -125,6 +125,7 @@ def write_held_out(folder: Path, parts: Split, seed: int) -> None:
         value=log.value[rows],
         target_bounds=_bounds(np.array([len(target) for target in targets])),
         target=np.concatenate(targets).astype(np.int32),
+        asked_s=np.array([] if parts.asked_s is None else [parts.asked_s], np.int64),
     )
 
 

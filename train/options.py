@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 LOSSES = ("softmax", "bpr", "squared")
 HISTORIES = ("free", "masked", "weighed")
+LONGEST_HORIZON_S = 10**10  # three centuries: no log is longer, and no sum of times overflows
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ class Options:
         for name in ("learning_rate", "horizon_s", "weight_decay", "average", "save_every_s"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"options.{name} is {getattr(self, name)}; expected a number of at least 0")
+        if self.horizon_s > LONGEST_HORIZON_S:
+            raise ValueError(f"options.horizon_s is {self.horizon_s}; expected {LONGEST_HORIZON_S} at most")
         if self.window < 2:
             raise ValueError(f"options.window is {self.window}; expected at least 2 events")
         if self.negatives < 1000:

@@ -9,9 +9,9 @@ user under the same model rank the same events, so their differences are paired:
 - never: the row as it was at the start of the test part. (There the other three start, too.)
 
 Events of one user in one second are one act, a basket for instance: none of them helps to find another. What
-is ranked is what would be served: dot product and repeat term of the row in question; popularity before the
-start for a row without a vector. The weights must not have seen the test part either: train with
-`--split time`.
+is ranked is what would be served to a request just before the act, where and when that is: dot product and
+repeat term of the row in question; popularity before the start for a row without a vector. The weights must
+not have seen the test part either: train with `--split time`.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from functions.core.repeats import NOBODY, Repeats
 from functions.core.user_row import Float16, UserRow
 from train.alike import who_inherits
 from train.checkpoint import load
+from train.context import ContextTable, Requests, queries
 from train.engines import ENGINES
 from train.evaluate import TowerItems, _event, embed_items, torch_encoder, user_rows
 from train.handover import CATALOGUE, popularity, read_companions, read_demand, read_features
@@ -46,7 +47,7 @@ from train.log import Interactions, read_log
 from train.mapping import load_mapping
 from train.plots import freshness
 from train.slices import estimate, power_of_two_bucket, reliability
-from train.split import split, take
+from train.split import split, start_of_test, take
 
 FROZEN_S = {"hour": 3_600, "day": 86_400, "never": 2**62}  # seconds from one writing of the row to the next
 STATES = ("fresh", *FROZEN_S)
@@ -158,16 +159,16 @@ class Ranking:
         popular: NDArray[np.float32],
         alike: Alike = NOBODY,
         companions: Alike = NOBODY,
+        context: ContextTable | None = None,
     ) -> None:
         self.items = TowerItems(list(item_ids), table)
         self.table = torch.from_numpy(table.astype(np.float32))
         self.repeats, self.alike, self.companions = repeats, alike, companions
-        self.popular = torch.from_numpy(popular)
+        self.popular, self.context = torch.from_numpy(popular), context
 
-    def scores(self, rows: Sequence[UserRow]) -> Tensor:
-        """What would be served from each row: [R, N] float32."""
-        vectors = torch.from_numpy(np.stack([row.vector for row in rows]).astype(np.float32))
-        scores = vectors @ self.table.T
+    def scores(self, rows: Sequence[UserRow], asked: Requests) -> Tensor:
+        """What would be served from each row, as its user asks: [R, N] float32."""
+        scores = torch.from_numpy(queries(rows, asked, self.context)) @ self.table.T
         for at, row in enumerate(rows):
             if not row.vector.any():
                 scores[at] = self.popular
@@ -183,7 +184,9 @@ class Ranking:
             new = self.repeats.newcomers(np.arange(len(scores)), own, self.alike)
             scores[torch.from_numpy(new)] += self.repeats.newcomer
 
-    def places(self, rows: Sequence[UserRow], whose: Rows, item: Rows) -> tuple[Rows, Floats, Rows]:
+    def places(
+        self, rows: Sequence[UserRow], asked: Requests, whose: Rows, item: Rows
+    ) -> tuple[Rows, Floats, Rows]:
         """Where row whose[p], ascending, puts item[p]: 0 the first, ties to the lower row, [P].
 
         And for each row the item it puts first, [R], with its probability under a softmax of the scores, nan
@@ -194,7 +197,7 @@ class Ranking:
         at_once = max(1, SCORES_AT_ONCE // len(self.table))
         for a in range(0, len(rows), at_once):
             part = rows[a : a + at_once]
-            scores = self.scores(part)
+            scores = self.scores(part, asked[a : a + at_once])
             best, firsts = scores.max(1)
             some = slice(a, a + len(part))
             first[some] = firsts.numpy()
@@ -238,13 +241,14 @@ def prequential(
     seed: int = 0,
     alike: Alike = NOBODY,
     companions: Alike = NOBODY,
+    context: ContextTable | None = None,
 ) -> Walked:
     """Walk the events from `start_s` on; those before are every user's history.
 
     table [N, d]: embeddings of the first N of `log.item_ids`; an item beyond is never found. encoder: over
-    the same table. If there are more than `most_events` to rank, whole users are drawn by `seed`, as many as
-    stay below it, but one at least. Raises ValueError for a log that is not oldest first, or has nothing
-    before or after the start.
+    the same table. context: what a request's place and time make of a vector, if anything. If there are more
+    than `most_events` to rank, whole users are drawn by `seed`, as many as stay below it, but one at least.
+    Raises ValueError for a log that is not oldest first, or has nothing before or after the start.
     """
     log = take(log, log.kind != IMPRESSION)
     if (np.diff(log.time_s) < 0).any():
@@ -255,13 +259,15 @@ def prequential(
             f"{start} events before {_when(start_s)}, {len(log.user) - start} after; expected both"
         )
     popular = popularity(take(log, np.arange(len(log.user)) < start))[: len(table)]
-    ranking = Ranking(log.item_ids[: len(table)], table, repeats or Repeats(), popular, alike, companions)
+    known = log.item_ids[: len(table)]
+    ranking = Ranking(known, table, repeats or Repeats(), popular, alike, companions, context)
+    requests = Requests.at_events(log, np.arange(len(log.user)))
     users = _drawn(log, start, most_events, seed)
     parts = [users[a : a + USERS_AT_ONCE] for a in range(0, len(users), USERS_AT_ONCE)]
     with tqdm(total=len(users), desc="prequential", unit="user", disable=None) as bar:
         walked = []
         for part in parts:
-            walked.append(_rank(log, Walk(log, start, part, encoder).moments(), ranking))
+            walked.append(_rank(log, requests, Walk(log, start, part, encoder).moments(), ranking))
             bar.update(len(part))
     return Walked(
         *(np.concatenate(columns) for columns in zip(*(vars(w).values() for w in walked), strict=True))
@@ -276,18 +282,24 @@ def _drawn(log: Interactions, start: int, most_events: int, seed: int) -> Rows:
     return taken[np.argsort(events[taken], kind="stable")]
 
 
-def _rank(log: Interactions, moments: Iterator[Moment], ranking: Ranking) -> Walked:
-    """Rank the moments' events; a row that several moments or states share is scored once."""
+def _rank(log: Interactions, requests: Requests, moments: Iterator[Moment], ranking: Ranking) -> Walked:
+    """Rank the moments' events; a row that several of a moment's states share is scored once."""
     some = [moment for moment in moments if len(moment.events)]
-    number: dict[int, int] = {}  # by identity: rows are never changed, and all are alive in `some`
     rows: list[UserRow] = []
-    for row in (row for moment in some for row in moment.states):
-        if number.setdefault(id(row), len(rows)) == len(rows):
-            rows.append(row)
+    asks: list[int] = []  # the event before which each row is asked
+    numbers: list[list[int]] = []
+    for moment in some:
+        number: dict[int, int] = {}  # by identity: rows are never changed, and all are alive in `some`
+        for row in moment.states:
+            if number.setdefault(id(row), len(rows)) == len(rows):
+                rows.append(row)
+                asks.append(int(moment.events[0]))
+        numbers.append([number[id(row)] for row in moment.states])
     sizes = [len(moment.events) for moment in some]
     event = np.concatenate([moment.events for moment in some])
-    whose = np.repeat([[number[id(row)] for row in moment.states] for moment in some], sizes, 0)  # [E, 4]
-    place, sure, first = _found(ranking, rows, whose, log.item[event].astype(np.int64))
+    whose = np.repeat(numbers, sizes, 0)  # [E, 4]
+    asked = requests[np.array(asks)]
+    place, sure, first = _found(ranking, rows, asked, whose, log.item[event].astype(np.int64))
     return Walked(
         event,
         log.user[event].astype(np.int64),
@@ -299,13 +311,15 @@ def _rank(log: Interactions, moments: Iterator[Moment], ranking: Ranking) -> Wal
     )
 
 
-def _found(ranking: Ranking, rows: list[UserRow], whose: Rows, item: Rows) -> tuple[Rows, Floats, Rows]:
+def _found(
+    ranking: Ranking, rows: list[UserRow], asked: Requests, whose: Rows, item: Rows
+) -> tuple[Rows, Floats, Rows]:
     """`Ranking.places` of item [E] under each of whose [E, 4]; equal pairs are looked for once."""
     items = len(ranking.table)
     known = np.broadcast_to(item[:, None] < items, whose.shape)
     pair, where = np.unique((whose * items + item[:, None])[known], return_inverse=True)
     place = np.full(whose.shape, items, np.int64)
-    found, sure, first = ranking.places(rows, pair // items, pair % items)
+    found, sure, first = ranking.places(rows, asked, pair // items, pair % items)
     place[known] = found[where]
     return place, sure, first
 
@@ -364,20 +378,38 @@ def _mean(user: Rows, values: Floats, seed: int) -> dict[str, float | None]:
     return asdict(estimate(sums, counts, seed))
 
 
-def start_of_test(train: Interactions) -> int:
-    """The second after the last event of what may be learnt from, as `train.split` gives it."""
-    return int(train.time_s[train.kind != IMPRESSION].max()) + 1
-
-
 def _when(time_s: int) -> str:
     return datetime.fromtimestamp(time_s, UTC).isoformat()
 
 
-def onto(log: Interactions, item_ids: Sequence[str]) -> Interactions:
-    """The log in the rows of a checkpoint's items; items that the checkpoint lacks come after them."""
+def onto(
+    log: Interactions, item_ids: Sequence[str], devices: Sequence[str] = (), slots: Sequence[str] = ()
+) -> Interactions:
+    """The log in the rows of a checkpoint's items, and the codes of its devices and slots.
+
+    Items that the checkpoint lacks come after its own; devices and slots that it lacks are unknown.
+    """
     known = {item_id: row for row, item_id in enumerate(item_ids)}
     rows = [known.setdefault(item_id, len(known)) for item_id in log.item_ids]
-    return replace(log, item=np.array(rows, np.int32)[log.item], item_ids=list(known))
+    return replace(
+        log,
+        item=np.array(rows, np.int32)[log.item],
+        item_ids=list(known),
+        device=_coded(log.device, log.devices, devices),
+        slot=_coded(log.slot, log.slots, slots),
+        devices=devices,
+        slots=slots,
+    )
+
+
+def _coded(
+    column: NDArray[np.int16] | None, names: Sequence[str], known: Sequence[str]
+) -> NDArray[np.int16] | None:
+    """A column of codes of `names` in codes of `known`."""
+    if column is None:
+        return None
+    code = {name: at for at, name in enumerate(known, 1)}
+    return np.array([0, *(code.get(name, 0) for name in names)], np.int16)[column]
 
 
 def evaluate_checkpoint(
@@ -387,14 +419,16 @@ def evaluate_checkpoint(
     towers, meta = load(folder)
     lines = (folder / CATALOGUE).read_text(encoding="utf-8").rstrip("\n").split("\n")
     products = [json.loads(line) for line in lines]
-    features = read_features(folder, products, Vocabulary.read(meta.vocabulary))
+    names = Vocabulary.read(meta.vocabulary)
+    features = read_features(folder, products, names)
     expected = read_demand(folder, len(meta.item_ids))
     table, alike = embed_items(towers, features), who_inherits(towers, features, meta.repeats, expected)
-    log = onto(log, meta.item_ids)
+    log = onto(log, meta.item_ids, names.devices, names.slots)
     start_s = start_of_test(split(log, "time").train)
     encoder = torch_encoder(towers, TowerItems(list(meta.item_ids), table))
     companions = read_companions(folder, meta)
-    walked = prequential(log, start_s, encoder, table, meta.repeats, most_events, seed, alike, companions)
+    options = meta.repeats, most_events, seed, alike, companions, towers.context
+    walked = prequential(log, start_s, encoder, table, *options)
     return {"start": _when(start_s), "seed": seed, "most_events": most_events, **summary(walked, seed)}
 
 

@@ -7,6 +7,7 @@ nothing of the user's history in the list.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -24,7 +25,7 @@ from functions.core.user_row import Float16
 from train.alike import who_inherits
 from train.checkpoint import load, write_meta
 from train.companions import choose_companions, find_companions
-from train.context import has_context, request_vectors
+from train.context import PARTS, Requests, has_context, next_event
 from train.demand import Demand, demand
 from train.evaluate import (
     CUTS,
@@ -39,10 +40,10 @@ from train.evaluate import (
 )
 from train.inheritance import Trial, choose_inheritance, hold_out
 from train.log import Interactions
-from train.prequential import prequential, start_of_test, summary
+from train.prequential import prequential, summary
 from train.repeats import choose_repeats
 from train.slices import Hits, beyond_accuracy, estimate, event_counts, slices, target_kinds
-from train.split import Split, rows_by_user, take
+from train.split import Split, rows_by_user, start_of_test, take
 from train.towers import Towers
 
 REPEATS_USERS = 1_000  # validation users on whom the repeat term is chosen
@@ -59,7 +60,7 @@ Report = dict[str, object]
 class Served:
     """A checkpoint as it answers: towers, embeddings of the catalogue [N, d], repeat term, who follows.
 
-    expected [N]: the demand that `alike` was made with.
+    expected [N]: the demand that `alike` was made with. silent: the parts of the context that say nothing.
     """
 
     towers: Towers
@@ -68,6 +69,7 @@ class Served:
     alike: Alike = NOBODY
     companions: Alike = NOBODY
     expected: Demand = field(default_factory=lambda: np.zeros(0, np.float32))
+    silent: tuple[str, ...] = PARTS
 
     @classmethod
     def of(
@@ -88,15 +90,15 @@ class Served:
         return Served.of(towers, features, self.repeats, demand(log, features), companions)
 
     def proposed(
-        self, log: Interactions, users: list[int], context: NDArray[np.float32] | None = None
+        self, log: Interactions, users: list[int], asked: Requests | None = None
     ) -> list[Candidates]:
-        """What is proposed to each user after the user's history in the log, in a context [U, d] if any."""
+        """What is proposed to each user after the user's history in the log, by where and when they ask."""
         return candidates(
             log,
             users,
             self.towers,
             self.table,
-            context,
+            asked,
             self.repeats.kinds,
             self.alike,
             self.companions,
@@ -110,11 +112,15 @@ class Served:
 
 @dataclass(frozen=True)
 class Exam:
-    """The users of the test, ascending, their targets and what they did before."""
+    """The users of the test, ascending, their targets and what they did before; `asked`: when they ask.
+
+    Split by time they all do as the test begins; else nothing says when, and nothing is made of it.
+    """
 
     train: Interactions
     users: list[int]
     targets: list[Rows]
+    asked: Requests | None = None
 
     @classmethod
     def of(cls, parts: Split, most: int | None = None, seed: int = 0) -> Exam:
@@ -122,7 +128,8 @@ class Exam:
         users = np.array(sorted(parts.targets))
         if most is not None:
             users = np.sort(np.random.default_rng(seed).permutation(users)[:most])
-        return cls(parts.train, users.tolist(), [parts.targets[user] for user in users.tolist()])
+        asked = None if parts.asked_s is None else Requests.at(parts.asked_s, len(users))
+        return cls(parts.train, users.tolist(), [parts.targets[user] for user in users.tolist()], asked)
 
     def masked(self, best: Iterator[Tensor]) -> Rows:
         """Lists [U, 20] by scores [U, N], which come USERS_AT_ONCE rows at a time, without the histories.
@@ -142,19 +149,29 @@ class Exam:
 
 
 def choose(
-    out: Path, features: ItemFeatures, inner: Split, watermark_s: int, seed: int
+    out: Path, features: ItemFeatures, inner: Split, log: Interactions, watermark_s: int, seed: int
 ) -> tuple[Report, Served]:
-    """Validation through the serving path; the repeat term that is best there is kept in the checkpoint.
+    """Validation through the serving path: it decides which parts of a context are heard, and the repeat
+    term, which is kept in the checkpoint.
 
-    Returns what metrics.json says of it, and the checkpoint as it answers from now on. watermark_s: the time
-    of the newest event of the whole log.
+    Returns what metrics.json says of it, and the checkpoint as it answers from now on. Its weights are not
+    written: a run that goes on here has to choose among the same once more. log: of which `inner` is a split.
+    watermark_s: the time of the newest event of the whole log.
     """
     towers, meta = load(out)
     kinds = tuple(np.unique(inner.train.kind).tolist())
     served = Served(towers, embed_items(towers, features), replace(meta.repeats, kinds=kinds))
     test = Exam.of(inner, REPEATS_USERS, seed)
-    proposed = served.proposed(test.train, test.users)
-    repeats = replace(choose_repeats(proposed, test.targets, served.table), kinds=kinds)
+
+    def proposes() -> tuple[list[Candidates], Repeats]:
+        found = served.proposed(test.train, test.users, test.asked)
+        return found, replace(choose_repeats(found, test.targets, served.table), kinds=kinds)
+
+    proposed, repeats = proposes()
+    if has_context(log) or towers.context.elapsed_factors.any():
+        served = replace(served, silent=_silent(replace(served, repeats=repeats), test, log))
+        towers.context.silence(served.silent)
+        proposed, repeats = proposes()
     repeats = choose_inheritance(repeats, _new_products(served, repeats, features, test, proposed, seed))
     expected = demand(inner.train, features)
     alike = who_inherits(towers, features, repeats, expected)
@@ -167,7 +184,32 @@ def choose(
         proposed = [replace(each, companions=companions) for each in proposed]
     validated = evaluate(proposed, repeats, test.targets, served.table)
     write_meta(out, replace(meta, repeats=repeats, watermark_s=watermark_s, metrics=validated))
-    return {"validation": validated, "repeats": asdict(repeats)}, served
+    heard = {part: part not in served.silent for part in PARTS}
+    return {"validation": validated, "repeats": asdict(repeats), "context": heard}, served
+
+
+def _silent(served: Served, test: Exam, log: Interactions) -> tuple[str, ...]:
+    """The parts of the context without which the validation's lists are as good, asked for where and when
+    the next events came.
+
+    Hours and weekdays of a log of a few weeks are mostly chance; and what is heard is in every answer.
+    """
+    asked = Requests.at_events(log, next_event(log, test.train, test.users))
+
+    def merit(silent: tuple[str, ...]) -> float:
+        towers = copy.deepcopy(served.towers)
+        towers.context.silence(silent)
+        proposed = replace(served, towers=towers).proposed(test.train, test.users, asked)
+        found = evaluate(proposed, served.repeats, test.targets, served.table)
+        return found["ndcg@10"] + found["recall@20"]
+
+    silent: tuple[str, ...] = ()
+    best = merit(silent)
+    for part in PARTS:
+        without = merit((*silent, part))
+        if without >= best:
+            silent, best = (*silent, part), without
+    return silent
 
 
 def _new_products(
@@ -199,7 +241,7 @@ def measure(
     """
     test = Exam.of(parts)
     print(f"ranking {len(test.users):,} test users through the serving fold", flush=True)
-    proposed = served.proposed(test.train, test.users)
+    proposed = served.proposed(test.train, test.users, test.asked)
     top = served.lists(proposed)
     masked = how == "leave-one-out"
     return {
@@ -219,8 +261,8 @@ def measure(
 
 def _in_context(served: Served, test: Exam, log: Interactions) -> Report:
     """The test as it is when every user asks where and when the next event then came."""
-    context = request_vectors(served.towers.context, log, test.train, test.users)
-    there = served.proposed(test.train, test.users, context)
+    asked = Requests.at_events(log, next_event(log, test.train, test.users))
+    there = served.proposed(test.train, test.users, asked)
     return {"test_in_context": evaluate(there, served.repeats, test.targets, served.table)}
 
 
@@ -281,7 +323,7 @@ def few_events(served: Served, test: Exam, masked: bool, seed: int) -> Report:
         "popularity": _estimates(popular, test, seed),
     }
     for k in FEW:
-        proposed = served.proposed(newest(test.train, k), test.users)
+        proposed = served.proposed(newest(test.train, k), test.users, test.asked)
         top = test.masked(_scores(served, proposed)) if masked else served.lists(proposed)
         found[str(k)] = {
             **_estimates(top, test, seed),
@@ -318,6 +360,6 @@ def _estimates(top: Rows, test: Exam, seed: int, minus: Rows | None = None) -> R
 def _freshness(served: Served, log: Interactions, parts: Split, most_events: int, seed: int) -> Report:
     encoder = torch_encoder(served.towers, TowerItems(log.item_ids, served.table))
     start_s = start_of_test(parts.train)
-    of = served.table, served.repeats
-    walked = prequential(log, start_s, encoder, *of, most_events, seed, served.alike, served.companions)
+    follow = served.alike, served.companions, served.towers.context
+    walked = prequential(log, start_s, encoder, served.table, served.repeats, most_events, seed, *follow)
     return {"freshness": {"most_events": most_events, **summary(walked, seed)}}

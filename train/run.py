@@ -20,8 +20,9 @@ from functions.core.favourites import PLACES
 from functions.core.features import ItemFeatures, Vocabulary, item_features
 from functions.core.user_row import places_for
 from train.card import CARD, data_facts, training_facts, write_card
-from train.checkpoint import FILES, load, save, write_meta
+from train.checkpoint import FILES, load, save
 from train.fit import STOP_ON, UNFINISHED, CannotResume, History, fit, identity
+from train.group import is_first
 from train.handover import (
     CATALOGUE,
     DEMAND,
@@ -37,14 +38,13 @@ from train.handover import (
 from train.log import Interactions, Log, read_log
 from train.mapping import load_mapping
 from train.options import Options
-from train.prequential import start_of_test
 from train.refit import is_refitted, refit
-from train.report import Report, choose, measure
+from train.report import Report, Served, choose, measure
 from train.rules import facts, options_for, shape_for, softmax_items_for
 from train.search import Search, start_anew
 from train.sequences import is_sequences, write_sequences
 from train.settings import changed, read, settings
-from train.split import Split, split
+from train.split import Split, split, start_of_test
 from train.towers import Shape, Towers
 from train.vectors import padded
 
@@ -148,12 +148,13 @@ def run(asked: Asked, first: bool) -> Report:
     if not first:
         return {}
     _refit(task.inner.train, task.features, asked.out)
-    report = _report(task, asked, how, trained) | {"dropped": log.dropped}
+    report, served = _report(task, asked, how, trained)
+    report |= {"dropped": log.dropped}
     report["seconds"] = round(time.monotonic() - started, 1)
     (asked.out / METRICS).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     if asked.card:
         write_card(asked.out, report)
-    _close(task, trained, asked.out, asked.seed)
+    _close(task, trained, served, asked.out, asked.seed)
     return report
 
 
@@ -189,6 +190,8 @@ def _settings(task: Task, asked: Asked) -> tuple[Shape, Options]:
 
 def _fitted(task: Task, asked: Asked, shape: Shape, options: Options) -> Trained:
     started = time.monotonic()
+    if asked.resume and is_first() and not (asked.out / UNFINISHED).exists():
+        print(f"--resume: no training in {asked.out} was ended before its end; this one begins anew")
     history = _fit(task)(shape, options, asked.out, asked.resume)
     return Trained(shape, options, history, time.monotonic() - started)
 
@@ -237,9 +240,9 @@ def _fit(task: Task) -> Callable[..., History]:
 def _learn_all(task: Task, asked: Asked, trained: Trained, first: bool) -> Trained:
     """Train anew on all events before the test, those of the validation too, as long as it took to be best.
 
-    The validation has decided how long; what it decides besides, the repeat term, is decided on the first
-    training's towers, which do not know it. Should another run have left something there, it is not gone on
-    with.
+    The validation has decided how long; what it decides besides, the repeat term and what is heard of a
+    request, is decided on the first training's towers, which do not know it. Should another run have left
+    something there, it is not gone on with.
     """
     started, log, out = time.monotonic(), task.parts.train, asked.out / WHOLE
     if first:
@@ -269,24 +272,25 @@ def _refit(log: Interactions, features: ItemFeatures, out: Path) -> Towers:
     return towers
 
 
-def _complete(task: Task, out: Path) -> Towers:
+def _complete(task: Task, served: Served, out: Path) -> Towers:
     """Make a checkpoint of the second training's towers, with what the validation chose for the first's."""
     towers = _refit(task.parts.train, task.features, out / WHOLE)
-    write_meta(out / WHOLE, load(out)[1])
+    towers.context.silence(served.silent)
+    save(out / WHOLE, towers, load(out)[1])
     return towers
 
 
-def _report(task: Task, asked: Asked, how: str, trained: Trained) -> Report:
-    """What metrics.json says, but for the rows that were dropped and the seconds."""
+def _report(task: Task, asked: Asked, how: str, trained: Trained) -> tuple[Report, Served]:
+    """What metrics.json says, but for the rows that were dropped and the seconds; and what it is of."""
     out, history = asked.out, trained.history
     start_s = start_of_test(task.parts.train) if how == "time" else None
-    chosen, served = choose(out, task.features, task.inner, _latest_s(task.log), asked.seed)
+    chosen, served = choose(out, task.features, task.inner, task.parts.train, _latest_s(task.log), asked.seed)
     if trained.again_s is not None:
-        served = served.retrained(_complete(task, out), task.features, task.parts.train)
+        served = served.retrained(_complete(task, served, out), task.features, task.parts.train)
     write_demand(out, served.expected)
     write_companions(out, served.companions)
     measured = measure(served, task.features, task.log, task.parts, how, asked.freshness_events, asked.seed)
-    return {
+    report = {
         **measured,
         **chosen,
         "split": how,
@@ -298,6 +302,7 @@ def _report(task: Task, asked: Asked, how: str, trained: Trained) -> Report:
         "epochs": [(epoch.loss, epoch.metrics[STOP_ON]) for epoch in history.epochs],
         **trained.search,
     }
+    return report, served
 
 
 def _second_facts(task: Task, trained: Trained) -> Report:
@@ -313,12 +318,12 @@ def _open(out: Path) -> None:
         (out / name).unlink(missing_ok=True)
 
 
-def _close(task: Task, trained: Trained, out: Path, seed: int) -> None:
+def _close(task: Task, trained: Trained, served: Served, out: Path, seed: int) -> None:
     """Write what export needs besides the weights, and forget what an interrupted run would go on from.
 
     That is forgotten before the second training's weights take the place of the first's: a run that went on
-    with them would choose its repeat term on a validation that they know. Without the products, which come
-    last, export takes nothing.
+    with them would choose its repeat term on a validation that they know; likewise before what is not heard
+    of a context is gone. Without the products, which come last, export takes nothing.
     """
     write_vectors(out, task.features)
     write_popularity(out, task.log)
@@ -328,6 +333,8 @@ def _close(task: Task, trained: Trained, out: Path, seed: int) -> None:
     if trained.again_s is not None:
         for name in FILES:
             os.replace(out / WHOLE / name, out / name)
+    else:
+        save(out, served.towers, load(out)[1])
     shutil.rmtree(out / WHOLE, ignore_errors=True)
     write_products(out, task.products, task.log.item_ids)
 

@@ -21,10 +21,14 @@ Targets = dict[int, NDArray[np.int64]]  # user → rows of the items to be found
 
 @dataclass(frozen=True)
 class Split:
-    """What may be learnt from, and what each test user did afterwards."""
+    """What may be learnt from, and what each test user did afterwards.
+
+    asked_s: when all of them ask for the lists that are judged, in seconds since 1970; None: nothing says so.
+    """
 
     train: Interactions
     targets: Targets
+    asked_s: int | None = None
 
 
 def split(log: Interactions, how: str, most_users: int = MOST_USERS, seed: int = 0) -> Split:
@@ -46,7 +50,13 @@ def split(log: Interactions, how: str, most_users: int = MOST_USERS, seed: int =
     if not users.size:
         raise ValueError(_nobody_to_test(log, how, int(wanted.sum())))
     chosen = np.sort(np.random.default_rng(seed).permutation(users)[:most_users])
-    return Split(take(log, ~test), _targets(log.user[test & wanted], log.item[test & wanted], chosen))
+    targets, left = _targets(log.user[test & wanted], log.item[test & wanted], chosen), take(log, ~test)
+    return Split(left, targets, start_of_test(left) if how == "time" else None)
+
+
+def start_of_test(train: Interactions) -> int:
+    """The second after the last event of what may be learnt from, as `split` by time gives it."""
+    return int(train.time_s[train.kind != IMPRESSION].max()) + 1
 
 
 def _nobody_to_test(log: Interactions, how: str, wanted: int) -> str:

@@ -16,7 +16,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from functions.core.features import ItemFeatures
 from train.baselines.ranking import liked
-from train.context import has_context
 from train.dataset import Batch, HeldOut
 from train.log import Interactions
 from train.loss import (
@@ -59,8 +58,7 @@ class Objective(nn.Module):
         super().__init__()
         self.options = options
         self.towers = Towers(shape)
-        self.in_context = has_context(log)
-        self.towers.context.requires_grad_(self.in_context)
+        self.in_context = self.towers.context.train_on(log, elapsed=options.horizon_s > 0)
         self.history = options.history if options.loss == "softmax" else "free"
         self.scores_every = options.scores_every(shape.items)
         self.repeats = RepeatTerm().requires_grad_(self.history == "weighed" and self.scores_every)
@@ -102,9 +100,11 @@ class Objective(nn.Module):
         return self.towers.item(self.ids[rows], *tables)  # type: ignore[no-any-return]
 
     def vectors(self, items: Tensor, batch: Batch) -> Tensor:
-        """User vectors after every event, [R, T, d] -> same; in training with the context of the next."""
+        """User vectors after every event, as the user then asks, [R, T, d] -> same."""
         vectors: Tensor = self.towers.user(items, batch.kind, batch.gap, batch.value)
-        return vectors + self.towers.context(batch.context) if self.training and self.in_context else vectors
+        if not self.in_context:
+            return vectors
+        return self.towers.context(vectors, batch.context, batch.elapsed)  # type: ignore[no-any-return]
 
     def forward(self, batch: Batch) -> Tensor:
         """Mean loss of the batch's targets."""

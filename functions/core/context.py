@@ -1,9 +1,11 @@
-"""Where and when somebody asks, as a vector to be added to the user's: device, slot, hour and weekday (UTC).
+"""Where and when somebody asks: device, slot, hour and weekday (UTC), and how long after the last event.
 
-One table holds an embedding for each, so a context is the sum of at most four rows; row 0, the unknown, is
-zero. Score = (user vector + context vector) · item, so the scan, the item table and the state know nothing
-of it. Hours are UTC's, offline and online: a shop's customers are mostly in one time zone, and a log says
-no other. A model without a context has zeros in all rows.
+What a visitor did a minute ago says what is wanted now; a week later it says what kind of visitor this is.
+So the time since the last event also weighs each number of the user's vector ("Latent Cross", Beutel et al.
+2018, section 4.2): query = vector * (1 + factors of that time) + the sum of at most five rows of one table,
+of which row 0, the unknown, is zero. Score = query · item, so the scan, the item table and the state know
+nothing of it. Hours are UTC's, offline and online: a shop's customers are mostly in one time zone, and a log
+says no other. A model without a context has zeros in all rows.
 """
 
 from __future__ import annotations
@@ -17,13 +19,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from functions.core.errors import CorruptBundle
-from functions.core.features import Float32, Int64, Vocabulary
+from functions.core.features import GAP_BUCKETS, Float32, Int64, Vocabulary, gap_bucket
 
 TABLE = "context.f16"
 HOURS, WEEKDAYS = 24, 7
 HOUR_AT = 1  # row of the hour from 0:00 UTC
 WEEKDAY_AT = HOUR_AT + HOURS  # row of Monday
-NAMES_AT = WEEKDAY_AT + WEEKDAYS  # the devices' rows, and after them the slots'
+ELAPSED = GAP_BUCKETS - 1  # buckets of the time since the last event; where none is known, nothing is added
+ELAPSED_AT = WEEKDAY_AT + WEEKDAYS  # row of the shortest
+NAMES_AT = ELAPSED_AT + ELAPSED  # the devices' rows, and after them the slots'
 
 
 def table_rows(devices: int, slots: int) -> int:
@@ -42,25 +46,44 @@ def weekday_code(time_s: ArrayLike) -> Int64:
 
 
 class Context(NamedTuple):
-    """The table [R, d] float32, and the rows of the names that it knows."""
+    """The table [R, d] and the factors [GAP_BUCKETS, d], float32, and the rows of the names it knows."""
 
     table: Float32
+    factors: Float32
     devices: Mapping[str, int]
     slots: Mapping[str, int]
 
-    def vector(
-        self, device: str | None = None, slot: str | None = None, time_s: int | None = None
-    ) -> NDArray[np.float32]:
-        """What to add to a user vector, [d]; what is not known, or not given, adds nothing."""
+    def query(
+        self,
+        vector: NDArray[np.floating],
+        device: str | None = None,
+        slot: str | None = None,
+        time_s: int | None = None,
+        last_s: int | None = None,
+    ) -> Float32:
+        """A user's vector [d] as the user asks at `time_s`, the last event at `last_s`: seconds since 1970.
+
+        What is not known, or not given, changes nothing.
+        """
         rows = [self.devices.get(device or "", 0), self.slots.get(slot or "", 0)]
         if time_s is not None:
             rows += [HOUR_AT - 1 + int(hour_code(time_s)), WEEKDAY_AT - 1 + int(weekday_code(time_s))]
-        return np.asarray(self.table[rows].sum(0), np.float32)
+        query: Float32 = self.later(vector, time_s, last_s) + self.table[rows].sum(0)
+        return query
+
+    def later(self, vector: NDArray[np.floating], time_s: int | None, last_s: int | None) -> Float32:
+        """The same with nothing but the time since the last event; none where one of the two is None."""
+        later: Float32 = vector.astype(np.float32)
+        if time_s is not None and last_s is not None:
+            bucket = int(gap_bucket(max(time_s - last_s, 0)))
+            later = later * (1 + self.factors[bucket]) + self.table[ELAPSED_AT - 1 + bucket]
+        return later
 
 
 def read_context(directory: Path, dim: int) -> Context:
-    """The context of a bundle, from TABLE [R, d] little-endian float16 and the names in vocabulary.json.
+    """The context of a bundle, from TABLE and the names in vocabulary.json.
 
+    TABLE, little-endian float16: the table [R, d], then the factors [GAP_BUCKETS, d], whose row 0 is zero.
     Raises CorruptBundle naming the file where they contradict each other or a number is not finite.
     """
     try:
@@ -70,10 +93,12 @@ def read_context(directory: Path, dim: int) -> Context:
     devices = {name: NAMES_AT + n for n, name in enumerate(names.devices)}
     slots = {name: NAMES_AT + len(devices) + n for n, name in enumerate(names.slots)}
     numbers = np.fromfile(directory / TABLE, "<f2")
-    wanted = table_rows(len(devices), len(slots)) * dim
+    rows = table_rows(len(devices), len(slots))
+    wanted = (rows + GAP_BUCKETS) * dim
     if len(numbers) != wanted or not np.isfinite(numbers).all():
         raise CorruptBundle(f"{directory / TABLE}: {len(numbers)} numbers; expected {wanted} finite ones")
-    table = numbers.reshape(-1, dim).astype(np.float32)
-    if table[0].any():
-        raise CorruptBundle(f"{directory / TABLE}: row 0 is {table[0].tolist()[:4]}…; expected zeros")
-    return Context(table, devices, slots)
+    table, factors = np.split(numbers.reshape(-1, dim).astype(np.float32), [rows])
+    for name, unknown in (("row 0", table[0]), ("factors 0", factors[0])):
+        if unknown.any():
+            raise CorruptBundle(f"{directory / TABLE}: {name}: {unknown.tolist()[:4]}…; expected zeros")
+    return Context(table, factors, devices, slots)

@@ -76,13 +76,13 @@ class ServedBundle:
     companions: Alike = NOBODY
 
     def candidates(
-        self, row: UserRow, count: int = CANDIDATES, context: NDArray[np.float32] | None = None
+        self, row: UserRow, count: int = CANDIDATES, query: NDArray[np.float32] | None = None
     ) -> Candidates:
         """Showable rows and scores for a user: the best by dot product and the user's own, best first.
 
-        context: a vector [d] of `self.context` to be added to the user's.
+        query: the user's vector [d] as `self.context` has it; else as it is in the row.
         """
-        vector = row.vector if context is None else row.vector.astype(np.float32) + context
+        vector = row.vector if query is None else query
         best = self.scorer.top(vector, count)
         return self.ranked(best, row, lambda rows: self.scorer.scores(vector, rows))
 

@@ -14,11 +14,13 @@ from export.__main__ import Unproven, main, publish
 from export.levels import FP32, INT4, LEVELS, build, recall
 from export.score import quantize, quantize_nibbles
 from functions.core.bundle import verify
+from functions.core.context import NAMES_AT
 from functions.core.errors import CorruptBundle
 from tests.bundles import tiny_checkpoint
 from train.checkpoint import load, save
 
 LOOSE = 0.05  # 40 users: one rank more or less is a percent of NDCG
+FIRST = {"item.ids.weight": 5, "context.names": 0}  # row of a weight; item row 0 is for unknown items
 Quantized = tuple[np.ndarray, np.ndarray]
 
 
@@ -91,17 +93,17 @@ def test_int8_that_is_slower_than_fp32_is_not_published(
 
 
 @pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("part", ["item.ids.weight", "context.table"])
+@pytest.mark.parametrize("part", FIRST)
 def test_a_vector_that_is_not_finite_is_not_published(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], number: float, part: str
 ) -> None:
     folder = tiny_checkpoint(tmp_path / "checkpoint")
     towers, meta = load(folder)
     with torch.no_grad():
-        dict(towers.named_parameters())[part][5] = number
+        dict(towers.named_parameters())[part][FIRST[part]] = number
     save(folder, towers, meta)
     assert main(["--checkpoint", str(folder), "--out", str(tmp_path / "out")]) == 1
-    row = "item row 4" if part.startswith("item") else "context row 5"  # item row 0 is for unknown items
+    row = "item row 4" if part.startswith("item") else f"context row {NAMES_AT}"
     assert row in capsys.readouterr().err
     assert nothing_is_left(tmp_path / "out")
 

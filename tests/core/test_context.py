@@ -1,4 +1,4 @@
-"""The context vector against days and hours worked out by hand, and every way in which its file can lie."""
+"""Queries against days and hours worked out by hand, and every way in which the context's file can lie."""
 
 import json
 from datetime import UTC, datetime
@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from functions.core.context import (
+    ELAPSED_AT,
     HOUR_AT,
     NAMES_AT,
     WEEKDAY_AT,
@@ -18,11 +19,14 @@ from functions.core.context import (
     weekday_code,
 )
 from functions.core.errors import CorruptBundle
-from functions.core.features import Vocabulary
+from functions.core.features import GAP_BUCKETS, Vocabulary
 
 VOCABULARY = Vocabulary(devices=("mobile", "desktop"), slots=("home",))
 MONDAY_17H = int(datetime(2026, 11, 23, 17, 59, 59, tzinfo=UTC).timestamp())
 DIM = 4
+FACTORS_AT = table_rows(2, 1)
+NOTHING = np.zeros(DIM, np.float16)
+VECTOR = np.array([1, -2, 3, 0.5], np.float16)
 
 
 @pytest.mark.parametrize("time_s", [0, 1, 3599, 3600, 86_399, 86_400, MONDAY_17H, MONDAY_17H + 1, 2**31])
@@ -38,9 +42,9 @@ def written(folder: Path, table: np.ndarray) -> Path:
 
 
 def table() -> np.ndarray:
-    """Any numbers; row 0 is the unknown."""
-    rows = np.random.default_rng(0).normal(size=(table_rows(2, 1), DIM)).astype(np.float16)
-    rows[0] = 0
+    """Any numbers; row 0 and the first of the factors are the unknown."""
+    rows = np.random.default_rng(0).normal(size=(table_rows(2, 1) + GAP_BUCKETS, DIM)).astype(np.float16)
+    rows[[0, FACTORS_AT]] = 0
     return rows
 
 
@@ -49,26 +53,49 @@ def context(tmp_path: Path) -> Context:
     return read_context(written(tmp_path, table()), DIM)
 
 
-def test_a_context_is_the_sum_of_its_rows(context: Context) -> None:
+def test_a_context_adds_the_sum_of_its_rows(context: Context) -> None:
     rows = table().astype(np.float32)
     wanted = rows[NAMES_AT + 1] + rows[NAMES_AT + 2] + rows[HOUR_AT + 17] + rows[WEEKDAY_AT]
-    np.testing.assert_allclose(context.vector("desktop", "home", MONDAY_17H), wanted, atol=1e-6)
-    np.testing.assert_array_equal(context.vector(device="mobile"), rows[NAMES_AT])
-    assert context.vector("mobile").dtype == np.float32
+    np.testing.assert_allclose(context.query(NOTHING, "desktop", "home", MONDAY_17H), wanted, atol=1e-6)
+    np.testing.assert_array_equal(context.query(NOTHING, device="mobile"), rows[NAMES_AT])
+    assert context.query(NOTHING, "mobile").dtype == np.float32
 
 
-def test_what_is_unknown_or_not_given_adds_nothing(context: Context) -> None:
-    assert not context.vector().any()
-    assert not context.vector("fridge", "nowhere").any()
-    np.testing.assert_array_equal(context.vector("fridge", "home"), context.vector(slot="home"))
+@pytest.mark.parametrize(("elapsed_s", "bucket"), [(0, 1), (1, 2), (59, 7), (3600, 13), (10**9, 31)])
+def test_the_time_since_the_last_event_weighs_the_vector_and_adds_a_row(
+    context: Context, elapsed_s: int, bucket: int
+) -> None:
+    rows = table().astype(np.float32)
+    wanted = VECTOR * (1 + rows[FACTORS_AT + bucket]) + rows[ELAPSED_AT - 1 + bucket]
+    later = context.later(VECTOR, MONDAY_17H, MONDAY_17H - elapsed_s)
+    np.testing.assert_allclose(later, wanted, rtol=1e-6)
+    clock = context.query(NOTHING, time_s=MONDAY_17H)
+    asked = context.query(VECTOR, time_s=MONDAY_17H, last_s=MONDAY_17H - elapsed_s)
+    np.testing.assert_allclose(asked, wanted + clock, rtol=1e-5)
 
 
-@pytest.mark.parametrize("damage", ["short", "long", "nan", "unknown"])
+def test_an_event_that_is_yet_to_come_was_just_now(context: Context) -> None:
+    ahead, now = (context.later(VECTOR, 1000, last_s) for last_s in (1300, 1000))
+    np.testing.assert_array_equal(ahead, now)
+
+
+def test_what_is_unknown_or_not_given_changes_nothing(context: Context) -> None:
+    for query in (
+        context.query(VECTOR),
+        context.query(VECTOR, "fridge", "nowhere", last_s=3),
+        context.later(VECTOR, MONDAY_17H, None),
+    ):
+        np.testing.assert_array_equal(query, VECTOR.astype(np.float32))
+    of_both, of_one = context.query(VECTOR, "fridge", "home"), context.query(VECTOR, slot="home")
+    np.testing.assert_array_equal(of_both, of_one)
+
+
+@pytest.mark.parametrize("damage", ["short", "long", "nan", "unknown", "factor"])
 def test_a_table_that_is_not_the_vocabularys_is_refused(tmp_path: Path, damage: str) -> None:
     rows = table()
     rows = {"short": rows[:-1], "long": np.concatenate([rows, rows[:1]])}.get(damage, rows)
-    if damage in ("nan", "unknown"):
-        rows[0 if damage == "unknown" else 3, 1] = np.nan if damage == "nan" else 1.0
+    if damage in ("nan", "unknown", "factor"):
+        rows[{"nan": 3, "unknown": 0, "factor": FACTORS_AT}[damage], 1] = np.nan if damage == "nan" else 1.0
     with pytest.raises(CorruptBundle, match=r"context\.f16: .*; expected"):
         read_context(written(tmp_path, rows), DIM)
 

@@ -74,15 +74,17 @@ def test_candidates_are_sorted_showable_and_include_what_the_visitor_came_back_f
 
 def test_a_context_is_added_to_the_vector_and_to_nothing_else(served: ServedBundle) -> None:
     row = row_of(served, "sku-007")
-    context = served.context.vector("robot", "home", 1_790_000_000)
-    assert context.any() and not served.context.vector("mobile", "home", 1_790_000_000).any()
+    query, other = (
+        served.context.query(row.vector, device, "home", 1_790_000_000) for device in ("robot", "mobile")
+    )
+    assert (query != row.vector).any() and (other == row.vector).all()
     plain = replace(served, repeats=replace(served.repeats, weight=0.0))
-    rows, scores = plain.candidates(row, 5, context)
+    rows, scores = plain.candidates(row, 5, query)
     shown = embeddings(served)[: served.manifest.showable].astype(np.float32)
-    exact = shown @ (row.vector.astype(np.float32) + context)
+    exact = shown @ query
     assert rows.tolist() == np.argsort(-exact, kind="stable")[:5].tolist()
     np.testing.assert_allclose(scores, exact[rows], rtol=1e-4)
-    again, _ = plain.candidates(row, 5, np.zeros_like(context))
+    again, _ = plain.candidates(row, 5, other)
     assert again.tolist() == plain.candidates(row, 5)[0].tolist() != rows.tolist()
 
 

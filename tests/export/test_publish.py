@@ -11,17 +11,22 @@ import pytest
 import torch
 
 import export.__main__ as command
+import export.verify as proof
 from export import scorers
 from export.__main__ import Unproven, main, publish
 from export.embed import Content, Embedded, embed
-from export.handover import product
+from export.handover import product, read_held_out
+from export.levels import Level
+from functions.core.context import hour_code, weekday_code
 from functions.core.features import Vocabulary, item_features
 from functions.core.repeats import Repeats
 from functions.core.served import open_bundle
 from functions.core.user_row import Float16
-from tests.bundles import LOG_ONLY, products, shoppers, tiny_checkpoint
+from tests.bundles import DEVICE, LOG_ONLY, products, shoppers, tiny_checkpoint
 from train.checkpoint import Meta, load, save
+from train.context import Requests, queries
 from train.demand import demand
+from train.evaluate import user_rows
 from train.handover import write_demand, write_held_out, write_popularity, write_products
 from train.log import Interactions
 from train.split import split
@@ -262,3 +267,58 @@ def test_an_item_id_that_comes_twice_is_named(
     assert main(["--checkpoint", str(copy), "--out", str(tmp_path / "out")]) == 1
     assert "row 1: item_id 'sku-000'; expected once, but row 0 has it" in capsys.readouterr().err
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def in_a_context(folder: Path) -> Towers:
+    """The checkpoint with a context in which everything says something, and users who ask after a week."""
+    towers, meta = load(folder)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for weights in towers.context.parameters():
+            weights.normal_(std=0.2)
+        towers.context.clock[0] = 0
+    save(folder, towers, meta)
+    log = shoppers(len(products()) + LOG_ONLY)
+    parts = split(log, "leave-one-out")
+    write_held_out(folder, replace(parts, asked_s=int(log.time_s.max()) + 7 * 86_400), 0)
+    return towers
+
+
+def test_a_bundle_makes_of_a_request_what_training_did(copy: Path, tmp_path: Path) -> None:
+    towers = in_a_context(copy)
+    made = publish(copy, tmp_path / "out", None, LOOSE)
+    served = open_bundle(tmp_path / "out" / str(made["id"]))
+    log = shoppers(len(products()) + LOG_ONLY)
+    rows = user_rows(log, list(range(40)), served.encoder)
+    rng = np.random.default_rng(2)
+    waits_s = rng.choice([0, 1, 50, 4_000, 90_000, 3_000_000], 40)
+    device = rng.integers(0, 2, 40)
+    time_s = np.array([row.last_s for row in rows]) + waits_s
+    code = hour_code(time_s) + 25 * (weekday_code(time_s) + 8 * device)
+    asked = Requests(code, time_s)
+    wanted = queries(rows, asked, towers.context)
+    for row, now_s, named, query in zip(rows, time_s.tolist(), device.tolist(), wanted, strict=True):
+        found = served.context.query(row.vector, DEVICE if named else None, None, now_s, row.last_s)
+        np.testing.assert_allclose(found, query, atol=5e-3)
+
+
+def test_the_proof_asks_when_the_split_says_that_its_users_do(
+    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_a_context(copy)
+    asked: list[Float16] = []
+    known = proof.recall
+
+    def spied(level: Level, vectors: list[Float16], shown: Float16) -> float:
+        asked.extend(vectors)
+        return known(level, vectors, shown)
+
+    monkeypatch.setattr(proof, "recall", spied)
+    made = publish(copy, tmp_path / "out", None, LOOSE)
+    served = open_bundle(tmp_path / "out" / str(made["id"]))
+    held = read_held_out(copy, load(copy)[1].item_ids)
+    (row,) = user_rows(held.log, [0], served.encoder)
+    assert held.asked_s is not None and held.asked_s > row.last_s + 86_400
+    query = served.context.later(row.vector, held.asked_s, row.last_s)
+    assert any(np.array_equal(vector, query) for vector in asked)
+    assert not any(np.array_equal(vector, row.vector) for vector in asked)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 
@@ -16,7 +17,7 @@ from functions.core.features import GAP_BUCKETS, TEXT_BUCKETS, TEXT_SLOTS, VALUE
 from functions.core.numpy_tower import NumpyStep
 from functions.core.runtime import OnnxItemTower, OnnxStep
 from functions.core.user_row import Float16
-from train.towers import Shape, Towers
+from train.towers import Shape, Towers, UserTower
 
 USERS, EVENTS, ITEMS = 64, 200, 40
 
@@ -45,6 +46,38 @@ def codes(rng: np.random.Generator, size: int | tuple[int, int]) -> tuple[Int64,
         rng.integers(0, GAP_BUCKETS, size),
         rng.integers(0, VALUE_BUCKETS, size),
     )
+
+
+class _Unrounded(torch.nn.Module):
+    """The step that is exported, without its rounding: what the scan computes in float32."""
+
+    def __init__(self, tower: UserTower) -> None:
+        super().__init__()
+        self.tower = tower
+
+    def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.tower.unrounded_step(*inputs)
+
+
+def test_the_scan_is_the_step_in_onnx_to_a_hundred_thousandth_over_two_hundred_events(
+    towers: Towers, tmp_path: Path
+) -> None:
+    rng, path, shape = np.random.default_rng(4), tmp_path / "unrounded.onnx", towers.shape
+    state = np.zeros((USERS, shape.state_width), np.float32)
+    items = rng.normal(size=(USERS, EVENTS, shape.dim)).astype(np.float32)
+    events = codes(rng, (USERS, EVENTS))
+    names = ["state", "item", "kind", "gap", "value"]
+    first = [torch.from_numpy(np.ascontiguousarray(column[:, 0])) for column in (items, *events)]
+    step = _Unrounded(towers.user).eval()
+    torch.onnx.export(step, (torch.from_numpy(state), *first), path, input_names=names, dynamo=True)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    with torch.inference_mode():
+        scanned = towers.user(*map(torch.from_numpy, (items, *events))).numpy()
+    for t in range(EVENTS):
+        columns = (state, items[:, t], *(column[:, t] for column in events))
+        state, vector = session.run(None, dict(zip(names, columns, strict=True)))
+        largest = np.maximum(np.abs(scanned[:, t]).max(1, keepdims=True), 1.0)
+        assert (np.abs(vector - scanned[:, t]) <= 1e-5 * largest).all(), t
 
 
 def walk(step: OnnxStep, items: Float16, events: tuple[Int64, Int64, Int64], batch: int) -> Float16:

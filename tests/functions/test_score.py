@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,10 @@ import pytest
 
 from functions import score, update
 from functions.aws.errors import TimedOut
+from functions.core.banners import Visitor, select
+from functions.core.features import gap_bucket
+from functions.core.requests import BannerRequest
+from functions.core.served import ServedBundle
 from functions.core.tokens import Decision, verify
 from tests.functions.account import (
     KEYS,
@@ -239,6 +244,25 @@ def test_an_exploring_policy_says_its_true_propensity(account: Account) -> None:
     share = 0.05 / len(rows)
     expected = 0.95 + share if decision.item_id == best else share
     assert math.isclose(decision.propensity, expected, rel_tol=1e-9)
+
+
+def test_a_list_is_of_the_time_since_the_visitors_last_event(account: Account) -> None:
+    """Under a model in which whoever stays away for more than two days wants the opposite."""
+    bring(LIKES)
+    bundle, row = score.scorer().bundles.current, score.scorer().rows.get(key_of("ann"))
+    assert bundle is not None and row is not None
+    factors = bundle.context.factors.copy()
+    factors[int(gap_bucket(2 * 86_400)) :] = -2.0
+    other = replace(bundle, context=bundle.context._replace(factors=factors))
+    request = BannerRequest(bundle.slots["cart"], 6)
+
+    def listed(by: ServedBundle, after_s: int) -> list[int]:
+        return [c.row for c in select(by, request, Visitor("ann", row), row.last_s + after_s).choices]
+
+    away = replace(row, vector=-row.vector, version=row.version)
+    opposite = select(bundle, request, Visitor("ann", away), row.last_s + 7 * 86_400).choices
+    assert listed(other, 60) == listed(bundle, 60) == listed(bundle, 7 * 86_400)
+    assert listed(other, 7 * 86_400) == [choice.row for choice in opposite] != listed(bundle, 60)
 
 
 def test_a_banner_is_whole(account: Account) -> None:

@@ -43,6 +43,7 @@ def report() -> dict[str, Any]:
         "dropped": {"bot": 3, "duplicate": 12_345},
         "training": training_facts(Shape(12, 1, 1), Options(seed=7), epochs=3, best=1, seconds=61.24),
         "epochs": [(2.0, 0.1), (1.5, 0.3), (1.2, 0.2)],
+        "context": {"clock": False, "names": True, "elapsed": True},
         "test": metrics(top, targets, 12),
         "baselines": {"popularity": {"ndcg@10": 0.0421}},
         "slices": slices(top, targets, users, log),
@@ -120,6 +121,7 @@ def test_the_numbers_are_those_of_the_report(tmp_path: Path) -> None:
     card = write_card(tmp_path, given).read_text()
     assert "- users: 8" in card and "- events: 36" in card and "- first: 1970-01-01 00:00 UTC" in card
     assert "| duplicate | 12,345 |\n| bot | 3 |" in card
+    assert "- heard of a request: names, elapsed" in card
     assert "seed 7" in card and "- best epoch: 2" in card and "- seconds: 61.2" in card
     whole = given["slices"]["all"]["all"]["ndcg@10"]
     assert whole["mean"] == pytest.approx(given["test"]["ndcg@10"])

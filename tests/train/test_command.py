@@ -251,6 +251,13 @@ def test_an_evaluation_that_is_interrupted_does_not_cost_the_training(
     assert metrics(out)["test"] == metrics(whole)["test"]
 
 
+def test_resume_where_nothing_was_ended_says_so(
+    sequences: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(sequences, tmp_path / "out", "--resume") == 0
+    assert "this one begins anew" in capsys.readouterr().out
+
+
 def test_a_search_trains_as_often_as_it_was_told_and_never_sees_the_test(
     sequences: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,18 +3,35 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from functions.core.context import NAMES_AT, Context, table_rows
+import train.evaluate as evaluation
+from functions.core.context import ELAPSED, NAMES_AT, Context, table_rows
+from functions.core.features import gap_bucket
+from functions.core.ring import ENTRY_BYTES, Ring
+from functions.core.user_row import UserRow
 from tests.train.test_fit import ITEMS, QUICK, SHAPE, circle, features
-from train.context import ContextTable, event_codes, has_context, next_event, request_vectors
-from train.dataset import histories
+from train.checkpoint import Meta, save
+from train.context import (
+    DROPPED,
+    PARTS,
+    ContextTable,
+    Requests,
+    event_codes,
+    has_context,
+    next_event,
+    queries,
+)
+from train.dataset import held_out, histories
 from train.evaluate import candidates, embed_items
 from train.log import Interactions
+from train.report import Exam, choose
 from train.split import split
+from train.towers import Towers
 from train.trainer import Trainer
 
 DEVICES, SLOTS = ("mobile", "desktop"), ("home", "cart", "product")
@@ -26,21 +43,42 @@ def shuffled_times(log: Interactions) -> Interactions:
     return dataclasses.replace(log, time_s=1_700_000_000 + np.cumsum(gaps))
 
 
+def anything(devices: int, slots: int, dim: int) -> ContextTable:
+    """A table in which everything says something."""
+    table = ContextTable(devices, slots, dim).eval()
+    for weights in table.parameters():
+        torch.nn.init.normal_(weights.data)
+    table.clock.data[0] = 0
+    return table
+
+
+def row_at(last_s: int, vector: np.ndarray) -> UserRow:
+    """A user whose last event was then."""
+    nothing = np.zeros(4, np.float16)
+    return UserRow(nothing, vector.astype(np.float16), "", Ring(bytes(ENTRY_BYTES)), int(last_s))
+
+
 def test_codes_stand_for_the_rows_that_serving_adds() -> None:
     log = shuffled_times(circle(users=40))
     rng = np.random.default_rng(0)
     device, slot = (rng.integers(0, n + 1, len(log.user)).astype(np.int16) for n in (2, 3))
     log = dataclasses.replace(log, device=device, slot=slot, devices=DEVICES, slots=SLOTS)
-    table = ContextTable(2, 3, 8).eval()
-    torch.nn.init.normal_(table.table.data[1:])
-    rows = table.table.detach().numpy()
-    names = [{name: at + n for n, name in enumerate(of)} for of, at in ((DEVICES, 32), (SLOTS, 34))]
-    served = Context(rows, *names)
-    found = table(torch.from_numpy(event_codes(log))).detach().numpy()
-    for at in range(len(log.user)):
+    table = anything(2, 3, 8)
+    rows, factors = (part.detach().numpy() for part in table.tables())
+    starts = ((DEVICES, NAMES_AT), (SLOTS, NAMES_AT + 2))
+    names = [{name: at + n for n, name in enumerate(of)} for of, at in starts]
+    served = Context(rows, factors, *names)
+    some = [
+        row_at(time_s, rng.normal(size=8)) for time_s in log.time_s - rng.integers(0, 10**6, len(log.user))
+    ]
+    some[3], some[4] = UserRow(some[3].state, some[3].vector, ""), row_at(int(log.time_s[4]) + 9, np.ones(8))
+    found = queries(some, Requests.at_events(log, np.arange(len(log.user))), table)
+    for at, row in enumerate(some):
         asked = (("", *DEVICES)[device[at]], ("", *SLOTS)[slot[at]], int(log.time_s[at]))
-        np.testing.assert_allclose(found[at], served.vector(*asked), atol=1e-5)
-    assert NAMES_AT == 32 and len(rows) == table_rows(2, 3) == 37
+        wanted = served.query(row.vector, *asked, row.last_s if row.ring else None)
+        np.testing.assert_allclose(found[at], wanted, atol=1e-4)
+    assert NAMES_AT == 63 and len(rows) == table_rows(2, 3) == 68 and len(factors) == 32
+    assert not rows[0].any() and not factors[0].any()
 
 
 def test_made_up_times_and_times_that_never_differ_are_no_context() -> None:
@@ -79,7 +117,7 @@ def test_without_a_context_nothing_is_learnt_or_added() -> None:
     batch = histories(circle()).cut(QUICK.window).batch(torch.arange(8)).to(trainer.device)
     for _ in range(3):
         trainer.step(batch, "here")
-    assert not trainer.objective.towers.context.table.any()
+    assert not any(weights.any() for weights in trainer.objective.towers.context.parameters())
 
 
 def by_device() -> Interactions:
@@ -102,12 +140,12 @@ def test_a_world_that_only_the_device_explains_is_explained_by_it() -> None:
     for _ in range(80):
         trainer.step(batch, "here")
     towers = trainer.towers.cpu().eval()
-    assert not towers.context.table[0].any()
+    assert not towers.context.clock[0].any()
     table, users = embed_items(towers, features()), sorted(parts.targets)
-    context = request_vectors(towers.context, log, parts.train, users)
+    asked = Requests.at_events(log, next_event(log, parts.train, users))
     shares = []
-    for added in (context, None):
-        found = candidates(parts.train, users, towers, table, added)
+    for requests in (asked, None):
+        found = candidates(parts.train, users, towers, table, requests)
         halves = np.stack([c.best[0][: ITEMS // 2] // (ITEMS // 2) for c in found])
         wanted = np.array([parts.targets[u][0] // (ITEMS // 2) for u in users])
         shares.append(float((halves == wanted[:, None]).mean()))
@@ -118,3 +156,150 @@ def test_a_world_that_only_the_device_explains_is_explained_by_it() -> None:
 def test_a_bad_shape_is_named(wrong: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         dataclasses.replace(SHAPE, **wrong)
+
+
+def test_what_gains_the_validations_lists_nothing_is_silenced(tmp_path: Path) -> None:
+    log, shape = shuffled_times(by_device()), dataclasses.replace(SHAPE, devices=2)
+    parts = split(log, "leave-one-out")
+    inner = split(parts.train, "leave-one-out")
+    trainer = Trainer(inner.train, features(), shape, QUICK, 80)
+    made = histories(inner.train).cut(QUICK.window)
+    for _ in range(80):
+        trainer.step(made.batch(torch.arange(len(made.length))).to(trainer.device), "here")
+    towers = trainer.towers.cpu()
+    with torch.no_grad():
+        towers.context.clock[1:].normal_(std=9.0)  # chance that was taken for a rule
+    save(tmp_path, towers, Meta(tuple(log.item_ids)))
+    said, served = choose(tmp_path, features(), inner, parts.train, 0, seed=0)
+    assert said["context"] == {"clock": False, "names": True, "elapsed": False}
+    assert not served.towers.context.clock.any() and served.towers.context.names.any()
+    again, _ = choose(tmp_path, features(), inner, parts.train, 0, seed=0)  # as a run that was ended there
+    assert again == said
+
+
+def by_elapsed() -> Interactions:
+    """Within the hour the next item is one of the first half, after days one of the second; no other rule."""
+    log = circle(users=80, length=10)
+    rng = np.random.default_rng(4)
+    away = rng.integers(0, 2, len(log.user))
+    gap_s = np.where(
+        away, rng.integers(2 * 86_400, 4 * 86_400, len(away)), rng.integers(60, 3_600, len(away))
+    )
+    item = (rng.integers(0, ITEMS // 2, len(away)) + away * (ITEMS // 2)).astype(np.int32)
+    time_s = np.zeros(len(away), np.int64)
+    for user in range(80):
+        own = np.flatnonzero(log.user == user)
+        time_s[own] = 1_700_000_000 + np.cumsum(gap_s[own])
+    return dataclasses.replace(log, item=item, time_s=time_s)
+
+
+def test_a_world_that_only_the_time_since_the_last_event_explains_is_explained_by_it() -> None:
+    log, options = by_elapsed(), dataclasses.replace(QUICK, horizon_s=1)
+    parts = split(log, "leave-one-out")
+    trainer = Trainer(parts.train, features(), SHAPE, options, 80)
+    for epoch in range(80):
+        made = histories(parts.train, 1).cut(QUICK.window, torch.Generator().manual_seed(epoch))
+        trainer.step(made.batch(torch.arange(80)).to(trainer.device), "here")
+    towers = trainer.towers.cpu().eval()
+    table, users = embed_items(towers, features()), sorted(parts.targets)
+    rows = next_event(log, parts.train, users)
+    asked = Requests(np.zeros(len(users), np.int64), log.time_s[rows])  # the clock says nothing here
+    wanted = log.item[rows] // (ITEMS // 2)
+    shares = []
+    for requests in (asked, None):
+        found = candidates(parts.train, users, towers, table, requests)
+        halves = np.stack([c.best[0][: ITEMS // 2] // (ITEMS // 2) for c in found])
+        shares.append(float((halves == wanted[:, None]).mean()))
+    assert shares[0] > 0.8 > 0.65 > shares[1]
+
+
+def test_without_a_horizon_or_with_made_up_times_no_time_since_the_last_event_is_learnt() -> None:
+    for log, horizon_s in ((by_elapsed(), 0), (circle(), 600)):
+        trainer = Trainer(log, features(), SHAPE, dataclasses.replace(QUICK, horizon_s=horizon_s), 10)
+        made = histories(log, horizon_s).cut(QUICK.window, torch.Generator().manual_seed(0))
+        trainer.step(made.batch(torch.arange(8)).to(trainer.device), "here")
+        context = trainer.objective.towers.context
+        assert not context.elapsed_added.any() and not context.elapsed_factors.any()
+
+
+def test_a_time_that_training_never_saw_means_what_the_one_below_it_means() -> None:
+    table = ContextTable(0, 0, 8)
+    with torch.no_grad():
+        table.elapsed_added[:5] = 1.0
+        table.elapsed_factors[:5] = 0.5
+    rows, factors = table.tables()
+    assert torch.equal(factors[5:], factors[5].expand(ELAPSED - 4, 8))
+    assert torch.equal(rows[NAMES_AT - ELAPSED + 4 :], rows[NAMES_AT - ELAPSED + 4].expand(ELAPSED - 4, 8))
+    assert factors[:6, 0].tolist() == [0, 0.5, 1, 1.5, 2, 2.5]
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_part_that_is_silenced_changes_nothing_and_the_others_what_they_did(part: str) -> None:
+    table, silent = anything(1, 1, 8), anything(1, 1, 8)
+    silent.load_state_dict(table.state_dict())
+    silent.silence([part])
+    none = torch.zeros(1, dtype=torch.int64)
+    hour = torch.tensor([7 + 25 * 3])  # of a Wednesday, from nowhere
+    name = torch.tensor([25 * 8])  # the device, at no time
+    vectors = torch.ones(1, 8)
+    asked = {"clock": (hour, none), "names": (name, none), "elapsed": (none, none + 9)}
+    for other, said in asked.items():
+        assert torch.equal(silent(vectors, *said), vectors if other == part else table(vectors, *said))
+
+
+def test_a_request_comes_with_the_event_with_the_next_or_between() -> None:
+    log = by_elapsed()
+    made = histories(log, 1)
+    wait_s = made.wait_s.numpy()
+    drawn = [made.cut(QUICK.window, torch.Generator().manual_seed(seed)).columns[6] for seed in range(30)]
+    elapsed = np.stack([each.numpy() for each in drawn])
+    last = wait_s < 0
+    assert last.sum() == 80 and not elapsed[:, last].any()
+    days = wait_s > 86_400
+    at_once, at_the_next = elapsed[:, days] == 1, elapsed[:, days] == gap_bucket(wait_s[days])
+    assert at_once.mean() == pytest.approx(1 / 3, abs=0.02)
+    assert 1 / 3 < at_the_next.mean() < 2 / 3  # a bucket of days is hours wide
+    assert (elapsed[:, days] <= gap_bucket(wait_s[days])).all() and (elapsed[:, days] > 0).all()
+
+
+def test_each_user_is_asked_at_the_moment_of_that_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    log, shape = shuffled_times(circle(users=20)), dataclasses.replace(SHAPE, devices=1, slots=1)
+    towers = Towers(shape).eval()
+    towers.context = anything(1, 1, SHAPE.dim)
+    asked = Requests(np.zeros(20, np.int64), log.time_s.max() + np.arange(20) * 90_000)
+    table = embed_items(towers, features())
+    whole = candidates(log, list(range(20)), towers, table, asked)
+    monkeypatch.setattr(evaluation, "USERS_AT_ONCE", 3)
+    parts = candidates(log, list(range(20)), towers, table, asked)
+    for one, other in zip(whole, parts, strict=True):
+        np.testing.assert_array_equal(one.vector, other.vector)
+    assert len({each.vector.tobytes() for each in whole}) == 20
+
+
+def test_a_time_is_left_out_in_training_as_often_as_the_rest() -> None:
+    table = anything(0, 0, 4).train()
+    vectors, none = torch.ones(4000, 4), torch.zeros(4000, dtype=torch.int64)
+    same = (table(vectors, none, none + 9) == vectors).all(1).double().mean().item()
+    assert same == pytest.approx(DROPPED, abs=0.03)
+
+
+def test_an_exam_asks_when_its_split_says() -> None:
+    parts = split(dataclasses.replace(by_elapsed(), time_s=np.sort(by_elapsed().time_s)), "time")
+    asked = Exam.of(parts, 5).asked
+    assert asked is not None and asked.time_s.tolist() == [parts.asked_s] * 5 and not asked.code.any()
+    assert Exam.of(split(by_elapsed(), "leave-one-out")).asked is None
+
+
+def test_a_split_by_time_says_when_its_users_ask() -> None:
+    log = by_elapsed()
+    log = dataclasses.replace(log, time_s=np.sort(log.time_s))
+    parts = split(log, "time")
+    assert parts.asked_s == parts.train.time_s.max() + 1
+    assert split(log, "leave-one-out").asked_s is None
+    held = held_out(parts, QUICK.window).windows.batch(torch.arange(len(parts.targets)))
+    for user, buckets in zip(sorted(parts.targets), held.elapsed.tolist(), strict=True):
+        own = parts.train.time_s[parts.train.user == user]
+        assert parts.asked_s is not None
+        wanted = gap_bucket(parts.asked_s - own[-QUICK.window :]).tolist()
+        assert buckets[: len(wanted)] == wanted
+    assert not held.context.any()

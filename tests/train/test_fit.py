@@ -33,7 +33,7 @@ from train.loss import (
     squared_error,
 )
 from train.options import Options
-from train.split import split
+from train.split import Split, split
 from train.towers import Shape, Towers
 from train.trainer import Diverged, Trainer
 
@@ -231,14 +231,14 @@ def joined(logs: list[Interactions]) -> Interactions:
 
 def test_held_out_windows_end_with_the_users_last_event() -> None:
     log = circle(users=3, length=10)
-    held = held_out(log, {2: np.array([7]), 0: np.array([1, 2])}, 4)
+    held = held_out(Split(log, {2: np.array([7]), 0: np.array([1, 2])}), 4)
     assert [t.tolist() for t in held.targets] == [[1, 2], [7]]
     assert held.windows.length.tolist() == [4, 4]
     assert everything(held.windows).item.tolist() == [[6, 7, 8, 9], [4, 5, 6, 7]]
 
 
 def test_a_history_shorter_than_the_window_is_held_out_whole() -> None:
-    held = held_out(circle(users=1, length=3), {0: np.array([3])}, 8)
+    held = held_out(Split(circle(users=1, length=3), {0: np.array([3])}), 8)
     assert (held.windows.length.tolist(), everything(held.windows).item.tolist()) == ([3], [[0, 1, 2]])
 
 

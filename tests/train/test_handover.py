@@ -46,6 +46,9 @@ def test_held_out_users_keep_their_order_and_their_targets(tmp_path: Path) -> No
     assert held["item"].tolist() == [0, 2, 1]
     assert held["target_bounds"].tolist() == [0, 1, 2]
     assert held["target"].tolist() == [4, 3]
+    assert held["asked_s"].tolist() == []
+    write_held_out(tmp_path, replace(parts, asked_s=9), seed=0)
+    assert np.load(tmp_path / "held_out.npz")["asked_s"].tolist() == [9]
 
 
 def test_vectors_are_handed_over_as_they_are_and_a_cut_file_is_refused(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import torch
 from functions.core.events import DISMISS
 from train.dataset import AHEAD, Batch, histories
 from train.log import Interactions
-from train.options import Options
+from train.options import LONGEST_HORIZON_S, Options
 from train.rules import Facts, facts, options_for
 
 USERS, LENGTH, EVERY_S = 12, 30, 60
@@ -95,3 +95,9 @@ def test_the_horizon_is_as_long_as_the_validation_of_a_split_by_time() -> None:
     assert options_for(Facts(10, 10, 1_000), Options()).horizon_s == 0
     assert options_for(Facts(10, 10, 1_000, horizon_s=86_400), Options()).horizon_s == 86_400
     assert facts(visitors(), 120).horizon_s == 120
+
+
+def test_a_horizon_longer_than_any_log_is_named() -> None:
+    assert Options(horizon_s=LONGEST_HORIZON_S).horizon_s == LONGEST_HORIZON_S
+    with pytest.raises(ValueError, match=rf"horizon_s is {10**20}; expected {LONGEST_HORIZON_S} at most"):
+        Options(horizon_s=10**20)

@@ -64,7 +64,7 @@ def trained(folder: Path, log: Interactions, features: ItemFeatures) -> tuple[Sp
     towers = Towers(Shape(items=ITEMS, categories=0, brands=0, dim=16, width=16)).eval()
     refit(towers.item, inner.train, features)
     save(folder, towers, Meta(tuple(log.item_ids)))
-    return parts, choose(folder, features, inner, 0, seed=0)[1]
+    return parts, choose(folder, features, inner, parts.train, 0, seed=0)[1]
 
 
 def expected(features: ItemFeatures, parts: Split) -> Demand:

@@ -23,7 +23,7 @@ TARGET = torch.tensor([[3, 5, 7, -1], [4, 1, -1, -1]])
 
 def batch() -> Batch:
     none = torch.zeros_like(ITEM)
-    return Batch(ITEM, none, none, none, TARGET, none)
+    return Batch(ITEM, none, none, none, TARGET, none, none)
 
 
 def some_extra(requires_grad: bool = False) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, Extra]:
@@ -89,7 +89,7 @@ def test_a_user_has_met_the_items_up_to_the_place_and_none_of_the_padding() -> N
 
 def test_where_the_history_is_masked_it_is_not_ranked_in_validation() -> None:
     parts = split(circle(), "leave-one-out")
-    held = held_out(parts.train, parts.targets, 8)
+    held = held_out(parts, 8)
     own = [parts.train.item[parts.train.user == user][-8:] for user in sorted(parts.targets)]
     shares = {}
     for history in ("free", "masked", "weighed"):

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from functions.core.alike import Alike
 from functions.core.features import Int64
@@ -17,6 +18,7 @@ from functions.core.repeats import Repeats
 from functions.core.user_row import Float16
 from train import prequential as module
 from train.__main__ import main as train_main
+from train.context import ContextTable
 from train.evaluate import TowerItems
 from train.log import Interactions
 from train.prequential import FROZEN_S, STATES, Walk, Walked, main, onto, prequential, summary
@@ -219,6 +221,30 @@ def test_an_item_that_the_checkpoint_lacks_is_never_found() -> None:
     found = prequential(mapped, START_S, successor(mapped.item_ids[:-1], table), table)
     assert found.place[1].tolist() == [ITEMS - 1] * 4
     assert (found.place[0] < ITEMS - 1).all()
+
+
+def test_devices_and_slots_are_the_checkpoints_by_their_names() -> None:
+    device = np.array([1, 2, 3, 0], np.int16)
+    events = replace(one_user([60, 120, 180]), device=device, devices=["tv", "web", "app"])
+    mapped = onto(events, events.item_ids, ("app", "web"), ("home",))
+    assert mapped.device is not None and mapped.device.tolist() == [0, 2, 1, 0]
+    assert (mapped.devices, mapped.slot, mapped.slots) == (("app", "web"), None, ("home",))
+
+
+def by_time_of_day(dim: int) -> ContextTable:
+    """Whoever asks in the afternoon is shown item 7, whatever the state."""
+    table = ContextTable(0, 0, dim).eval()
+    with torch.no_grad():
+        table.clock[13:25, 7] = 100.0
+    return table
+
+
+def test_what_is_ranked_is_asked_for_in_the_context_of_the_event() -> None:
+    noon_s = START_S + 12 * HOUR_S
+    events = one_user([60, 120, noon_s - START_S + 60, noon_s - START_S + 90])
+    plain, asked = walked(events), walked(events, context=by_time_of_day(ITEMS))
+    assert asked.place[:2].tolist() == plain.place[:2].tolist()
+    assert (asked.place[2:] == plain.place[2:] + 1).all()  # behind item 7, from fresh and frozen states alike
 
 
 def test_users_are_drawn_whole_and_the_same_again_under_one_seed() -> None:

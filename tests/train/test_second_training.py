@@ -25,11 +25,13 @@ from train import run as pipeline
 from train.__main__ import main
 from train.card import CARD
 from train.checkpoint import FILES, WEIGHTS, BadCheckpoint, load
+from train.context import PARTS
 from train.demand import Demand, demand
 from train.fit import UNFINISHED, fit
 from train.handover import read_demand
 from train.log import Interactions
 from train.refit import without_id
+from train.report import Served
 from train.run import WHOLE, Task
 from train.split import Split
 from train.trainer import Trainer
@@ -41,6 +43,7 @@ SMALL = [
     *("--set", "dim=16", "--set", "width=16", "--set", "blocks=1", "--set", "learning_rate=0.02"),
     *("--set", "dropout=0.1", "--set", "horizon_s=0", "--epochs", "4", "--freshness-events", "0"),
 ]
+ELAPSED = "--no-card", "--set", "horizon_s=1"  # so that the time since the last event is learnt
 
 
 def item(user: int, turn: int) -> str:
@@ -63,6 +66,17 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     for name, rows in (("events.jsonl", lines), ("items.jsonl", products)):
         (folder / name).write_text("\n".join(map(json.dumps, rows)))
     return ["--events", str(folder / "events.jsonl"), "--items", str(folder / "items.jsonl")]
+
+
+@pytest.fixture(scope="module")
+def uneven(tmp_path_factory: pytest.TempPathFactory, shop: list[str]) -> list[str]:
+    """The same log at times that are nobody's rule, so that the time since the last event is learnt."""
+    path = tmp_path_factory.mktemp("uneven") / "events.jsonl"
+    lines = [json.loads(line) for line in Path(shop[1]).read_text().splitlines()]
+    for nth, line in enumerate(lines):
+        line["time"] += nth * nth % 1009
+    path.write_text("\n".join(map(json.dumps, lines)))
+    return ["--events", str(path), *shop[2:]]
 
 
 @pytest.fixture(scope="module")
@@ -209,6 +223,45 @@ def test_interrupted_in_it_a_run_goes_on_to_the_same_weights(
     assert train(shop, tmp_path, "--resume") == 0
     assert weights(tmp_path) == weights(through)
     assert metrics(tmp_path)["test"] == metrics(through)["test"]
+
+
+@pytest.mark.parametrize("silent", [PARTS, ()])
+@pytest.mark.parametrize("held", [["--hold-validation"], []])
+def test_what_is_not_heard_of_a_request_is_gone_from_the_weights_that_are_kept(
+    uneven: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    silent: tuple[str, ...],
+    held: list[str],
+) -> None:
+    monkeypatch.setattr(report, "_silent", lambda *_: silent)
+    assert train(uneven, tmp_path, *ELAPSED, *held) == 0
+    context = load(tmp_path)[0].context
+    assert bool(context.elapsed_factors.any()) == (not silent)
+    assert metrics(tmp_path)["context"] == dict.fromkeys(PARTS, not silent)
+
+
+def test_what_is_heard_is_chosen_again_alike_by_a_run_that_goes_on(
+    uneven: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ended after the choice, it must not find the silence of the run before."""
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    heard: list[bool] = []
+
+    def choice(served: Served, *_: object) -> tuple[str, ...]:
+        heard.append(bool(served.towers.context.elapsed_factors.any()))
+        return PARTS
+
+    monkeypatch.setattr(report, "_silent", choice)
+    with monkeypatch.context() as patched:
+        patched.setattr(pipeline, "measure", interrupted)
+        assert train(uneven, tmp_path, *ELAPSED) == 130
+    assert train(uneven, tmp_path, *ELAPSED, "--resume") == 0
+    assert heard == [True, True]
+    assert not load(tmp_path)[0].context.elapsed_factors.any()
 
 
 def ended_in_the_second(at: int) -> Callable[..., float]:

@@ -33,11 +33,10 @@ from train.baselines import Baseline, ContentKNN, Scores
 from train.baselines.ranking import Floats, Rows, item_counts
 from train.card import hardware, versions
 from train.checkpoint import WEIGHTS, load
-from train.context import Requests
 from train.evaluate import Candidates, embed_items
 from train.fit import UNFINISHED
 from train.handover import read_companions, read_demand
-from train.report import Served
+from train.report import Exam, Served
 from train.slices import WIDE_CUT
 
 SHARED = ROOT.parent / "shared" / "data"
@@ -218,9 +217,8 @@ def measure_ours(loaded: Loaded, folder: Path) -> Result:
     items = len(meta.item_ids)
     kept = read_demand(folder, items), read_companions(folder, meta)
     served = Served.of(towers, features, meta.repeats, *kept)
-    asked_s = loaded.parts.asked_s
-    asked = None if asked_s is None else Requests.at(asked_s, len(test.users))
-    found = served.proposed(test.train, test.users, asked)
+    exam = Exam.of(loaded.parts)
+    found = served.proposed(exam.train, exam.users, exam.asked)
     wide = served.table.astype(np.float32)
     lists = np.stack([each.top(meta.repeats, wide, WIDE_CUT) for each in found])
     result: Result = {"measured": test.measure_lists(lists), "validation": meta.metrics.get("ndcg@10")}
@@ -229,7 +227,7 @@ def measure_ours(loaded: Loaded, folder: Path) -> Result:
     of_new = test.on_new()
     if of_new is not None and loaded.has_content:
         by_content = embed_items(towers, features, item_counts(test.train) == 0)
-        proposed = dict(zip(test.users, found, strict=True))
+        proposed = dict(zip(exam.users, found, strict=True))
         result["new products"] = of_new.measure(new_scores(replace(served, table=by_content), proposed))
     return result
 

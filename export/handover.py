@@ -58,9 +58,8 @@ class HeldOut:
 
     def queries(self, context: Context, rows: Sequence[UserRow]) -> NDArray[np.float32]:
         """The vectors [U, d] of some users' rows as they ask."""
-        last_s = [row.last_s if row.ring else None for row in rows]
-        pairs = zip(rows, last_s, strict=True)
-        return np.array([context.later(row.vector, self.asked_s, last) for row, last in pairs], np.float32)
+        asked = [context.later(row.vector, self.asked_s, row.newest_s) for row in rows]
+        return np.array(asked, np.float32)
 
     def in_order(self, order: Int64) -> HeldOut:
         """The same users where row `order[n]` is row n."""

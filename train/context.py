@@ -82,8 +82,8 @@ class ContextTable(nn.Module):
         return table, F.pad(self.elapsed_factors.cumsum(0), (0, 0, 1, 0))
 
     def _of(self, part: str) -> list[nn.Parameter]:
-        whose = {"clock": [self.clock], "names": [self.names]}
-        return whose.get(part, [self.elapsed_added, self.elapsed_factors])
+        elapsed = [self.elapsed_added, self.elapsed_factors]
+        return {"clock": [self.clock], "names": [self.names], "elapsed": elapsed}[part]
 
     def _rows(self, code: Tensor) -> list[Tensor]:
         rows = []
@@ -163,9 +163,9 @@ class Requests:
 
     def elapsed(self, rows: Sequence[UserRow]) -> NDArray[np.int64]:
         """Buckets of the time since each row's last event, [U]; 0 where there is none."""
-        last_s = np.array([row.last_s for row in rows], np.int64)
-        known = np.array([len(row.ring) > 0 for row in rows])
-        return gap_bucket(np.where(known, np.maximum(self.time_s - last_s, 0), -1))
+        both = zip(self.time_s.tolist(), (row.newest_s for row in rows), strict=True)
+        elapsed_s = [-1 if newest_s is None else max(time_s - newest_s, 0) for time_s, newest_s in both]
+        return gap_bucket(np.array(elapsed_s, np.int64))
 
 
 @torch.inference_mode()

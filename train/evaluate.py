@@ -5,10 +5,11 @@ Every metric ranks the whole catalogue. A user's targets are what the user did i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ from functions.core.histories import Histories, spans_of
 from functions.core.repeats import NOBODY, Own, Repeats, Rows, Scores
 from functions.core.user_row import Float16, UserRow, event_hash, item_key
 from train.baselines import DEFAULTS, top
-from train.context import Requests, queries
+from train.context import ContextTable, Requests, queries
 from train.log import Interactions
 from train.split import Split, rows_by_user
 from train.towers import Towers
@@ -47,6 +48,11 @@ class TowerItems:
     def rows(self, keys: list[bytes]) -> list[int | None]:
         """Row of each item key, or of a key's prefix; None for an item that nobody knows."""
         return [self._rows.get(key) for key in keys]
+
+    @cached_property
+    def columns(self) -> torch.Tensor:
+        """The embeddings in float32, [d, N]."""
+        return torch.from_numpy(self._embeddings.astype(np.float32)).T
 
     def embedding(self, key: bytes) -> Float16 | None:
         row = self._rows.get(key)
@@ -218,16 +224,31 @@ def candidates(
     """
     items = TowerItems(log.item_ids, table)
     encoder = torch_encoder(towers, items)
-    whole = torch.from_numpy(table.astype(np.float32)).T
     found: list[Candidates] = []
     for part in _row_chunks(log, users, encoder):
-        some = slice(len(found), len(found) + len(part))
-        vectors = queries(part, asked and asked[some], towers.context)
-        scores, best = (torch.from_numpy(vectors) @ whole).topk(min(CANDIDATES, len(table)), 1)
-        for row, s, b, vector in zip(part, scores.numpy(), best.numpy(), vectors, strict=True):
-            own = Repeats(kinds=kinds).own(row, items.rows)
-            found.append(Candidates((b, s), own, vector, alike, companions))
+        ask = asked and asked[len(found) : len(found) + len(part)]
+        found += candidates_of(part, items, towers.context, ask, kinds, alike, companions)
     return found
+
+
+def candidates_of(
+    rows: Sequence[UserRow],
+    items: TowerItems,
+    context: ContextTable,
+    asked: Requests | None = None,
+    kinds: tuple[int, ...] = Repeats.kinds,
+    alike: Alike = NOBODY,
+    companions: Alike = NOBODY,
+) -> list[Candidates]:
+    """What each of these rows proposes from the embeddings of `items`; the rest as of `candidates`."""
+    vectors = queries(rows, asked, context)
+    dots = torch.from_numpy(vectors) @ items.columns  # [U, N]
+    scores, best = dots.topk(min(CANDIDATES, dots.shape[1]), 1)
+    terms = Repeats(kinds=kinds)
+    return [
+        Candidates((b, s), terms.own(row, items.rows), vector, alike, companions)
+        for row, s, b, vector in zip(rows, scores.numpy(), best.numpy(), vectors, strict=True)
+    ]
 
 
 def _row_chunks(log: Interactions, users: list[int], encoder: Encoder) -> Iterator[list[UserRow]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -156,6 +156,36 @@ def read_catalogue(
         products = _titled_first(running.rows(cleaning.items(find_files(items))))
     vectors = cleaning.vectors(products)
     return products.select(ITEM_COLUMNS), vectors, _dropped_lines(cleaning.dropped, cleaning.examples)
+
+
+def onto(
+    log: Interactions, item_ids: Sequence[str], devices: Sequence[str] = (), slots: Sequence[str] = ()
+) -> Interactions:
+    """The log in the rows of a checkpoint's items, and the codes of its devices and slots.
+
+    Items that the checkpoint lacks come after its own; devices and slots that it lacks are unknown.
+    """
+    known = {item_id: row for row, item_id in enumerate(item_ids)}
+    rows = [known.setdefault(item_id, len(known)) for item_id in log.item_ids]
+    return replace(
+        log,
+        item=np.array(rows, np.int32)[log.item],
+        item_ids=list(known),
+        device=_recoded(log.device, log.devices, devices),
+        slot=_recoded(log.slot, log.slots, slots),
+        devices=devices,
+        slots=slots,
+    )
+
+
+def _recoded(
+    column: npt.NDArray[np.int16] | None, names: Sequence[str], known: Sequence[str]
+) -> npt.NDArray[np.int16] | None:
+    """A column of codes of `names` in codes of `known`."""
+    if column is None:
+        return None
+    code = {name: at for at, name in enumerate(known, 1)}
+    return np.array([0, *(code.get(name, 0) for name in names)], np.int16)[column]
 
 
 def _by_appearance(column: pa.ChunkedArray) -> tuple[npt.NDArray[np.int32], pa.Array]:

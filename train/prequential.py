@@ -20,7 +20,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -43,7 +43,7 @@ from train.context import ContextTable, Requests, queries
 from train.engines import ENGINES
 from train.evaluate import TowerItems, _event, embed_items, torch_encoder, user_rows
 from train.handover import CATALOGUE, popularity, read_companions, read_demand, read_features
-from train.log import Interactions, read_log
+from train.log import Interactions, onto, read_log
 from train.mapping import load_mapping
 from train.plots import freshness
 from train.slices import estimate, power_of_two_bucket, reliability
@@ -380,36 +380,6 @@ def _mean(user: Rows, values: Floats, seed: int) -> dict[str, float | None]:
 
 def _when(time_s: int) -> str:
     return datetime.fromtimestamp(time_s, UTC).isoformat()
-
-
-def onto(
-    log: Interactions, item_ids: Sequence[str], devices: Sequence[str] = (), slots: Sequence[str] = ()
-) -> Interactions:
-    """The log in the rows of a checkpoint's items, and the codes of its devices and slots.
-
-    Items that the checkpoint lacks come after its own; devices and slots that it lacks are unknown.
-    """
-    known = {item_id: row for row, item_id in enumerate(item_ids)}
-    rows = [known.setdefault(item_id, len(known)) for item_id in log.item_ids]
-    return replace(
-        log,
-        item=np.array(rows, np.int32)[log.item],
-        item_ids=list(known),
-        device=_coded(log.device, log.devices, devices),
-        slot=_coded(log.slot, log.slots, slots),
-        devices=devices,
-        slots=slots,
-    )
-
-
-def _coded(
-    column: NDArray[np.int16] | None, names: Sequence[str], known: Sequence[str]
-) -> NDArray[np.int16] | None:
-    """A column of codes of `names` in codes of `known`."""
-    if column is None:
-        return None
-    code = {name: at for at, name in enumerate(known, 1)}
-    return np.array([0, *(code.get(name, 0) for name in names)], np.int16)[column]
 
 
 def evaluate_checkpoint(

@@ -7,10 +7,8 @@ nothing of the user's history in the list.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import torch
@@ -23,8 +21,7 @@ from functions.core.features import ItemFeatures
 from functions.core.repeats import NOBODY, Repeats
 from functions.core.user_row import Float16
 from train.alike import who_inherits
-from train.checkpoint import load, write_meta
-from train.companions import choose_companions, find_companions
+from train.companions import find_companions
 from train.context import PARTS, Requests, has_context, next_event
 from train.demand import Demand, demand
 from train.evaluate import (
@@ -38,15 +35,12 @@ from train.evaluate import (
     metrics,
     torch_encoder,
 )
-from train.inheritance import Trial, choose_inheritance, hold_out
 from train.log import Interactions
 from train.prequential import prequential, summary
-from train.repeats import choose_repeats
 from train.slices import Hits, beyond_accuracy, estimate, event_counts, slices, target_kinds
 from train.split import Split, rows_by_user, start_of_test, take
 from train.towers import Towers
 
-REPEATS_USERS = 1_000  # validation users on whom the repeat term is chosen
 FEW = (1, 3, 5, 10)  # events that are left of a history
 FEW_USERS = 500, 2_000  # at least and at most
 FEW_SCORES = 5 * 10**7  # users times items, between these bounds
@@ -146,83 +140,6 @@ class Exam:
             top = scores.topk(min(CUTS[-1], scores.shape[1]), 1)
             found.append(torch.where(top.values > -torch.inf, top.indices, -1).numpy())
         return np.concatenate(found)
-
-
-def choose(
-    out: Path, features: ItemFeatures, inner: Split, log: Interactions, watermark_s: int, seed: int
-) -> tuple[Report, Served]:
-    """Validation through the serving path: it decides which parts of a context are heard, and the repeat
-    term, which is kept in the checkpoint.
-
-    Returns what metrics.json says of it, and the checkpoint as it answers from now on. Its weights are not
-    written: a run that goes on here has to choose among the same once more. log: of which `inner` is a split.
-    watermark_s: the time of the newest event of the whole log.
-    """
-    towers, meta = load(out)
-    kinds = tuple(np.unique(inner.train.kind).tolist())
-    served = Served(towers, embed_items(towers, features), replace(meta.repeats, kinds=kinds))
-    test = Exam.of(inner, REPEATS_USERS, seed)
-
-    def proposes() -> tuple[list[Candidates], Repeats]:
-        found = served.proposed(test.train, test.users, test.asked)
-        return found, replace(choose_repeats(found, test.targets, served.table), kinds=kinds)
-
-    proposed, repeats = proposes()
-    if has_context(log) or towers.context.elapsed_factors.any():
-        served = replace(served, silent=_silent(replace(served, repeats=repeats), test, log))
-        towers.context.silence(served.silent)
-        proposed, repeats = proposes()
-    repeats = choose_inheritance(repeats, _new_products(served, repeats, features, test, proposed, seed))
-    expected = demand(inner.train, features)
-    alike = who_inherits(towers, features, repeats, expected)
-    served = replace(served, repeats=repeats, alike=alike, expected=expected)
-    proposed = [replace(each, alike=served.alike) for each in proposed]
-    companions = find_companions(test.train)
-    repeats = choose_companions(repeats, proposed, test.targets, served.table, companions)
-    if repeats.companions:
-        served = replace(served, repeats=repeats, companions=companions)
-        proposed = [replace(each, companions=companions) for each in proposed]
-    validated = evaluate(proposed, repeats, test.targets, served.table)
-    write_meta(out, replace(meta, repeats=repeats, watermark_s=watermark_s, metrics=validated))
-    heard = {part: part not in served.silent for part in PARTS}
-    return {"validation": validated, "repeats": asdict(repeats), "context": heard}, served
-
-
-def _silent(served: Served, test: Exam, log: Interactions) -> tuple[str, ...]:
-    """The parts of the context without which the validation's lists are as good, asked for where and when
-    the next events came.
-
-    Hours and weekdays of a log of a few weeks are mostly chance; and what is heard is in every answer.
-    """
-    asked = Requests.at_events(log, next_event(log, test.train, test.users))
-
-    def merit(silent: tuple[str, ...]) -> float:
-        towers = copy.deepcopy(served.towers)
-        towers.context.silence(silent)
-        proposed = replace(served, towers=towers).proposed(test.train, test.users, asked)
-        found = evaluate(proposed, served.repeats, test.targets, served.table)
-        return found["ndcg@10"] + found["recall@20"]
-
-    silent: tuple[str, ...] = ()
-    best = merit(silent)
-    for part in PARTS:
-        without = merit((*silent, part))
-        if without >= best:
-            silent, best = (*silent, part), without
-    return silent
-
-
-def _new_products(
-    served: Served,
-    repeats: Repeats,
-    features: ItemFeatures,
-    test: Exam,
-    proposed: list[Candidates],
-    seed: int,
-) -> Trial | None:
-    """The trial of what a product without a history inherits, on the users of the validation."""
-    known = repeats, served.table
-    return hold_out(served.towers, test.train, features, test.users, test.targets, proposed, known, seed)
 
 
 def measure(

@@ -39,13 +39,14 @@ from train.log import Interactions, Log, read_log
 from train.mapping import load_mapping
 from train.options import Options
 from train.refit import is_refitted, refit
-from train.report import Report, Served, choose, measure
+from train.report import Report, Served, measure
 from train.rules import facts, options_for, shape_for, softmax_items_for
 from train.search import Search, start_anew
 from train.sequences import is_sequences, write_sequences
 from train.settings import changed, read, settings
 from train.split import Split, split, start_of_test
 from train.towers import Shape, Towers
+from train.validation import choose
 from train.vectors import padded
 
 METRICS = "metrics.json"

@@ -106,8 +106,7 @@ def select(bundle: ServedBundle, request: BannerRequest, visitor: Visitor, now_s
     rng = generator(visitor.key, request.slot.name, bundle.id, stored.version, expires_s)
     if visitor.reachable and row.vector.any():
         tier = "personal" if stored.space == bundle.encoder.space else "rebuilt"
-        last_s = row.last_s if row.ring else None
-        query = bundle.context.query(row.vector, request.device, request.slot.name, now_s, last_s)
+        query = bundle.context.query(row.vector, request.device, request.slot.name, now_s, row.newest_s)
         choices = _choose(bundle, request, row, bundle.candidates(row, query=query), now_s, rng)
         if choices:
             return Selection(tier, choices, row, counts.folded, already)

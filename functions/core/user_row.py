@@ -83,6 +83,11 @@ class UserRow:
         if not isinstance(self.ring, Ring):  # a plain sequence of entries
             object.__setattr__(self, "ring", Ring.of(self.ring))
 
+    @property
+    def newest_s(self) -> int | None:
+        """When the user's newest event was, in seconds since 1970; None where there is none."""
+        return self.last_s if self.ring else None
+
     def remembers(self, event_id: str) -> bool:
         """Whether an event with this id is among the last RING events."""
         return self.ring.has(event_hash(event_id))

@@ -29,10 +29,11 @@ from train.context import (
 from train.dataset import held_out, histories
 from train.evaluate import candidates, embed_items
 from train.log import Interactions
-from train.report import Exam, choose
+from train.report import Exam
 from train.split import split
 from train.towers import Towers
 from train.trainer import Trainer
+from train.validation import choose
 
 DEVICES, SLOTS = ("mobile", "desktop"), ("home", "cart", "product")
 

@@ -20,9 +20,10 @@ from train.demand import Demand, demand
 from train.inheritance import CUT, LEAST_USERS, _best, choose_inheritance, hold_out
 from train.log import Interactions
 from train.refit import refit, without_id
-from train.report import Served, choose
+from train.report import Served
 from train.split import Split, split
 from train.towers import Shape, Towers
+from train.validation import choose
 
 STYLES, EACH, USERS, LENGTH = 24, 8, 240, 24
 ITEMS = STYLES * EACH

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import train.report as report
+import train.validation as validation
 from export.handover import read_products
 from train.__main__ import main
 from train.checkpoint import load
@@ -35,7 +35,7 @@ def test_vectors_devices_and_times_go_from_the_files_into_the_checkpoint(
     out = tmp_path / "out"
     files = ["--events", str(tmp_path / "e.jsonl"), "--items", str(tmp_path / "i.jsonl")]
     with monkeypatch.context() as patched:
-        patched.setattr(report, "_silent", lambda *_: ())  # of so few events it is chance what is heard
+        patched.setattr(validation, "_silent", lambda *_: ())  # of so few events it is chance what is heard
         assert main([*files, "--out", str(out), "--epochs", "1"]) == 0
     towers, meta = load(out)
     assert meta.vocabulary["vectors"] == [["image_vector", 3]]

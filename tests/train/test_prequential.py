@@ -20,8 +20,8 @@ from train import prequential as module
 from train.__main__ import main as train_main
 from train.context import ContextTable
 from train.evaluate import TowerItems
-from train.log import Interactions
-from train.prequential import FROZEN_S, STATES, Walk, Walked, main, onto, prequential, summary
+from train.log import Interactions, onto
+from train.prequential import FROZEN_S, STATES, Walk, Walked, main, prequential, summary
 
 ITEMS = 24
 TABLE = np.eye(ITEMS, dtype=np.float16)

@@ -20,18 +20,17 @@ import numpy as np
 import pytest
 
 from export.handover import read_products
-from train import inheritance, report
+from train import inheritance, report, validation
 from train import run as pipeline
 from train.__main__ import main
 from train.card import CARD
 from train.checkpoint import FILES, WEIGHTS, BadCheckpoint, load
-from train.context import PARTS
+from train.context import PARTS, ContextTable
 from train.demand import Demand, demand
 from train.fit import UNFINISHED, fit
 from train.handover import read_demand
 from train.log import Interactions
 from train.refit import without_id
-from train.report import Served
 from train.run import WHOLE, Task
 from train.split import Split
 from train.trainer import Trainer
@@ -145,7 +144,7 @@ def test_demand_is_that_of_the_log_that_the_towers_learnt_from(
     """Never of the test's events, and of none of the trial's products."""
     asked: dict[str, list[int]] = {}
     made: list[Demand] = []
-    for module in (inheritance, report):
+    for module in (inheritance, report, validation):
 
         def noted(log: Interactions, *more: Any, place: str = module.__name__) -> Demand:
             asked.setdefault(place, []).append(len(log.user))
@@ -153,12 +152,12 @@ def test_demand_is_that_of_the_log_that_the_towers_learnt_from(
             return made[-1]
 
         monkeypatch.setattr(module, "demand", noted)
-    for more, again in ((), [USERS * TEST]), (("--hold-validation",), []):
+    for more, again in ((), {"train.report": [USERS * TEST]}), (("--hold-validation",), {}):
         asked.clear()
         assert train(shop, tmp_path, "--no-card", *more) == 0
         (trial,) = asked.pop("train.inheritance")
         assert 0 < trial < USERS * VALIDATION
-        assert asked == {"train.report": [USERS * VALIDATION, *again]}
+        assert asked == {"train.validation": [USERS * VALIDATION], **again}
         assert np.array_equal(read_demand(tmp_path, OLD + NEW + UNMET), made[-1])
 
 
@@ -234,7 +233,7 @@ def test_what_is_not_heard_of_a_request_is_gone_from_the_weights_that_are_kept(
     silent: tuple[str, ...],
     held: list[str],
 ) -> None:
-    monkeypatch.setattr(report, "_silent", lambda *_: silent)
+    monkeypatch.setattr(validation, "_silent", lambda *_: silent)
     assert train(uneven, tmp_path, *ELAPSED, *held) == 0
     context = load(tmp_path)[0].context
     assert bool(context.elapsed_factors.any()) == (not silent)
@@ -251,11 +250,11 @@ def test_what_is_heard_is_chosen_again_alike_by_a_run_that_goes_on(
 
     heard: list[bool] = []
 
-    def choice(served: Served, *_: object) -> tuple[str, ...]:
-        heard.append(bool(served.towers.context.elapsed_factors.any()))
+    def choice(_: object, context: ContextTable, *more: object) -> tuple[str, ...]:
+        heard.append(bool(context.elapsed_factors.any()))
         return PARTS
 
-    monkeypatch.setattr(report, "_silent", choice)
+    monkeypatch.setattr(validation, "_silent", choice)
     with monkeypatch.context() as patched:
         patched.setattr(pipeline, "measure", interrupted)
         assert train(uneven, tmp_path, *ELAPSED) == 130

@@ -104,8 +104,9 @@ class TrainingHistories:
     columns: Tensor  # int32 [7, n], as of Windows
     first: Tensor  # int64 [U]
     stop: Tensor  # int64 [U]; the last event of a user is not in, for nothing follows it
-    within: Tensor  # int64 [n], on the CPU: place of the user's last event within the horizon of each event
-    wait_s: Tensor  # int64 [n], on the CPU: seconds until the user's next event; -1: none, or not asked
+    moment: Tensor  # int64 [n], on the CPU: when each event was, in seconds as `_moments` counts them
+    wait_s: Tensor  # int64 [n], on the CPU: seconds until the user's next event; -1: none
+    horizon_s: int
 
     def to(self, device: torch.device) -> TrainingHistories:
         """The same with its columns on a device; where to cut is decided on the CPU."""
@@ -139,27 +140,27 @@ class TrainingHistories:
         return windows.to(self.columns.device)
 
     def _asked(self, shuffle: Generator) -> Tensor:
-        """The columns with AHEAD of the targets, and their contexts, drawn from all within the horizon.
+        """The columns with requests drawn, and AHEAD of the targets, with their contexts, from what comes
+        within the horizon of the request.
 
-        A list is judged by what comes in days, not by the next event alone (the dense all-action loss of
-        PinnerFormer, Pancha et al. 2022, section 3.3.2); and the next event is often of the same visit. Where
-        the horizon ends before the next event, that stays the target. With a horizon a request comes with an
-        event, with the next one, or at any moment between: a third each.
+        A request comes with an event, with the next one, or at any moment between: a third each. A list is
+        judged by what comes in the days after it was asked for, not by the next event alone (the dense
+        all-action loss of PinnerFormer, Pancha et al. 2022, section 3.3.2); and the next event is often of
+        the same visit. Where the horizon ends before the next event, that stays the target.
         """
-        place = torch.arange(len(self.within))
-        later = (self.within - place).clamp(min=0)
-        columns = self.columns
-        if later.gt(1).any():
-            drawn = place + (torch.rand(place.shape, generator=shuffle, dtype=torch.float64) * later).long()
-            drawn = torch.where(torch.rand(place.shape, generator=shuffle) < AHEAD, drawn, place)
-            columns = torch.cat([columns[:4], columns[4:6, drawn.to(columns.device)], columns[6:]])
-        if self.wait_s.gt(0).any():
-            between = torch.rand(place.shape, generator=shuffle, dtype=torch.float64)
-            way = torch.randint(3, place.shape, generator=shuffle)
-            share = torch.where(way == 0, 0.0, torch.where(way == 1, 1.0, between))
-            elapsed = gap_bucket(torch.where(self.wait_s < 0, -1, (share * self.wait_s).floor()).numpy())
-            columns = torch.cat([columns[:6], torch.from_numpy(elapsed)[None].to(columns)])
-        return columns
+        if not self.horizon_s:
+            return self.columns
+        place = torch.arange(len(self.wait_s))
+        between = torch.rand(place.shape, generator=shuffle, dtype=torch.float64)
+        way = torch.randint(3, place.shape, generator=shuffle)
+        share = torch.where(way == 0, 0.0, torch.where(way == 1, 1.0, between))
+        asked_s = (share * self.wait_s.clamp(min=0)).floor().long()
+        last = torch.searchsorted(self.moment, self.moment + asked_s + self.horizon_s, right=True) - 1
+        drawn = torch.rand(place.shape, generator=shuffle, dtype=torch.float64) * (last - place)
+        ahead = torch.rand(place.shape, generator=shuffle) < AHEAD
+        target = (place + torch.where(ahead, drawn.long(), 0)).to(self.columns.device)
+        elapsed = torch.from_numpy(gap_bucket(torch.where(self.wait_s < 0, -1, asked_s).numpy()))
+        return torch.cat([self.columns[:4], self.columns[4:6, target], elapsed[None].to(self.columns)])
 
 
 def _met_in_the_middle(windows: Windows, gaps: Tensor, shuffle: Generator) -> Windows:
@@ -194,7 +195,7 @@ class HeldOut:
 def histories(log: Interactions, horizon_s: int = 0) -> TrainingHistories:
     """What there is to learn from; raises ValueError if no user has two events.
 
-    horizon_s: seconds after an event within which its target may lie; 0: the next event, always.
+    horizon_s: seconds after a request within which its target may lie; 0: the next event, always.
     """
     columns, user, first, last = _by_user(log)
     some = last - first > 1
@@ -203,9 +204,9 @@ def histories(log: Interactions, horizon_s: int = 0) -> TrainingHistories:
             f"{events_of(log)} to learn from, no training pair; expected a user with 2 events or more"
         )
     time_s = log.time_s[_order(log)]
-    within = _within(user, time_s, horizon_s)
-    wait_s = _wait_s(time_s, last) if horizon_s else np.full(len(user), -1)
-    return TrainingHistories(columns, *map(torch.from_numpy, (first[some], last[some] - 1, within, wait_s)))
+    times = _moments(user, time_s, horizon_s), _wait_s(time_s, last)
+    begin, end, moment, wait_s = map(torch.from_numpy, (first[some], last[some] - 1, *times))
+    return TrainingHistories(columns, begin, end, moment, wait_s, horizon_s)
 
 
 def held_out(parts: Split, length: int) -> HeldOut:
@@ -247,15 +248,11 @@ def _order(log: Interactions) -> NDArray[np.int64]:
     return kept
 
 
-def _within(user: NDArray[np.int32], time_s: NDArray[np.int64], horizon_s: int) -> NDArray[np.int64]:
-    """Place of the same user's last event within the horizon of each; by user, oldest first, [n] -> [n]."""
-    if not horizon_s:
-        return np.arange(len(user))
+def _moments(user: NDArray[np.int32], time_s: NDArray[np.int64], horizon_s: int) -> NDArray[np.int64]:
+    """Seconds, ascending, in which no horizon reaches the next user's first event; by user, [n] -> [n]."""
     since_s = time_s - time_s.min()
     nth = np.cumsum(np.diff(user, prepend=user[:1]) != 0)
-    key = nth * (since_s.max() + horizon_s + 1) + since_s  # no horizon reaches the next user's first
-    place: NDArray[np.int64] = np.searchsorted(key, key + horizon_s, side="right") - 1
-    return place
+    return np.asarray(nth * (since_s.max() + horizon_s + 1) + since_s)
 
 
 def _wait_s(time_s: NDArray[np.int64], last: NDArray[np.int64]) -> NDArray[np.int64]:

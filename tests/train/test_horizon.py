@@ -42,19 +42,35 @@ def ahead(made: Batch) -> torch.Tensor:
 def test_a_target_is_the_users_own_and_within_the_horizon(minutes: int) -> None:
     steps = torch.cat([ahead(batch(minutes * EVERY_S, seed)) for seed in range(20)])
     assert steps.min() == 1
-    assert steps.max() == min(minutes, LENGTH - 1)
+    assert steps.max() == min(minutes + 1, LENGTH - 1)  # a request with the next event reaches one further
 
 
 def test_every_event_in_the_horizon_is_drawn_alike() -> None:
     steps = torch.cat([ahead(batch(4 * EVERY_S, seed)) for seed in range(60)]).bincount()[1:] / USERS / 60
     share = steps / steps.sum()
-    assert share[1:].numpy() == pytest.approx([AHEAD / 4] * 3, abs=0.02)  # the last few have fewer to draw
-    assert share[0] == pytest.approx(1 - AHEAD * 3 / 4, abs=0.03)
+    far = AHEAD / 3 / 5  # of the third that asks with the next event, and so has five to draw from
+    near = AHEAD * 2 / 3 / 4 + far
+    assert share[1:].numpy() == pytest.approx([near, near, near, far], abs=0.02)  # the last few have fewer
+    assert share[0] == pytest.approx(1 - AHEAD + near, abs=0.03)
 
 
-@pytest.mark.parametrize(
-    ("horizon_s", "seed"), [(0, 0), (EVERY_S - 1, 0), (EVERY_S, 0), (LENGTH * EVERY_S, None)]
-)
+def test_the_horizon_begins_with_the_request_and_not_with_the_event_before_it() -> None:
+    """Visits of six events, a month apart, and a horizon of a day: whoever asks between them asks for all of
+    the next one, if it comes within the day."""
+    log = visitors()
+    day_s = 86_400
+    time_s = log.time_s // EVERY_S // 6 * 30 * day_s + log.time_s % (6 * EVERY_S)
+    drawn = [batch(day_s, seed, dataclasses.replace(log, time_s=time_s)) for seed in range(60)]
+    place = torch.cat([each.item[each.target >= 0] % 6 for each in drawn])
+    steps = torch.cat([ahead(each) for each in drawn])
+    last = steps[place == 5].bincount(minlength=8)[1:] / (place == 5).sum()
+    asked = 1 / 3 + 1 / 3 / 30  # with the next event, or on the day before it
+    assert last[:6].numpy() == pytest.approx([1 - asked * AHEAD * 5 / 6] + [asked * AHEAD / 6] * 5, abs=0.02)
+    assert not last[6:].any()
+    assert steps[place == 0].max() == 5  # in a visit the next one is a month away
+
+
+@pytest.mark.parametrize(("horizon_s", "seed"), [(0, 0), (EVERY_S - 1, 0), (LENGTH * EVERY_S, None)])
 def test_the_next_event_is_the_target_without_a_horizon_and_in_validation(
     horizon_s: int, seed: int | None
 ) -> None:

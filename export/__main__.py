@@ -224,8 +224,8 @@ def _choose_scorer(source: Source, partial: Path, embeddings: Float16, held: Hel
     """By the vectors of held-out users; the bundle in `partial` then has the files that the choice needs."""
     opened = open_bundle(partial)
     rows = user_rows(held.log, list(range(min(QUERIES, len(held.targets)))), opened.encoder)
+    vectors = held.queries(opened, rows) if rows else embeddings[:0]
     opened.close()
-    vectors = held.queries(opened.context, rows) if rows else embeddings[:0]
     chosen = choose(partial, embeddings[: source.products.showable], vectors)
     finish(source, partial, {}, chosen.scorer)
     return chosen

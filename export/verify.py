@@ -87,7 +87,7 @@ class _View:
     @cached_property
     def queries(self) -> NDArray[np.float32]:
         """The users' vectors as they ask, [U, d]."""
-        return self.stage.held.queries(self.stage.served.context, self.rows)
+        return self.stage.held.queries(self.stage.served, self.rows)
 
     def tops(self) -> list[Top]:
         """The ten that each user would be served."""
@@ -254,7 +254,7 @@ def _quality(proof: Proof, views: Mapping[str, _View], by_onnx: list[UserRow]) -
 def _ranked(served: ServedBundle, level: Level, row: UserRow, query: NDArray[np.float32]) -> Top:
     """The ten that would be served at a level of precision."""
     best = level.top(query, CANDIDATES)
-    ranked, _ = served.ranked(best, row, lambda rows: level.scores(query, rows))
+    ranked, _ = served.ranked(best, served.own(row), lambda rows: level.scores(query, rows))
     return _padded(ranked)
 
 

@@ -25,17 +25,22 @@ from functions.core.context import (
     hour_code,
     weekday_code,
 )
-from functions.core.events import IMPRESSION
+from functions.core.events import DISMISS, IMPRESSION
 from functions.core.features import gap_bucket
-from functions.core.user_row import UserRow
+from functions.core.repeats import Own
+from functions.core.user_row import Float16, UserRow
 from train.log import Interactions
 
-PARTS = "clock", "names", "elapsed"  # of what a request says: hour and weekday, device and slot, how long
+# Of what a request says: hour and weekday, device and slot, how long after the last event, and what that
+# makes of the general interest.
+PARTS = "clock", "names", "elapsed", "interest"
+LOUDNESS = 0.1  # of an interest, before it is learnt: embeddings are long beside vectors
 DROPPED = 0.2  # share of the events to be predicted whose context is left out: a request may come without
 
 
 class ContextTable(nn.Module):
-    """Table and factors of `functions.core.context`, in training: zero at first, so only evidence moves them.
+    """Table, factors and interests of `functions.core.context`, in training: zero at first, so only evidence
+    moves them.
 
     A time since the last event has the increments of all shorter ones, so that one which training never saw
     means what the one below it means.
@@ -48,27 +53,29 @@ class ContextTable(nn.Module):
         self.names = nn.Parameter(torch.zeros(devices + slots, dim))
         self.elapsed_added = nn.Parameter(torch.zeros(ELAPSED, dim))
         self.elapsed_factors = nn.Parameter(torch.zeros(ELAPSED, dim))
+        self.interests = nn.Parameter(torch.zeros(ELAPSED, dim))
 
     def train_on(self, log: Interactions, elapsed: bool) -> bool:
         """Learn what the log tells, and times since the last event, or not; whether there is anything."""
         named, clock = np.divmod(event_codes(log), (HOURS + 1) * (WEEKDAYS + 1))
         elapsed = elapsed and not _equally_spaced(log)
-        parts = {"clock": bool(clock.any()), "names": bool(named.any()), "elapsed": elapsed}
+        parts = dict(zip(PARTS, (bool(clock.any()), bool(named.any()), elapsed, elapsed), strict=True))
         for part, learnt in parts.items():
             for weights in self._of(part):
                 weights.requires_grad_(learnt)
         return any(parts.values())
 
-    def forward(self, vectors: Tensor, code: Tensor, elapsed: Tensor) -> Tensor:
-        """User vectors [..., d] as the users ask: codes of `event_codes`, buckets of the time since the last
-        event, int64 [...], 0 for unknown → [..., d]."""
+    def forward(self, vectors: Tensor, mean: Tensor, code: Tensor, elapsed: Tensor) -> Tensor:
+        """User vectors [..., d] as the users ask: mean embeddings of what they met [..., d], codes of
+        `event_codes`, buckets of the time since the last event, int64 [...], 0 for unknown → [..., d]."""
         if self.training:
             code = code * _kept(code)
             elapsed = elapsed * _kept(elapsed) if self.elapsed_factors.requires_grad else elapsed
         rows = torch.stack([*self._rows(code), torch.where(elapsed > 0, ELAPSED_AT - 1 + elapsed, 0)], -1)
-        table, factors = self.tables()
+        table, factors, interests = self.tables()
         added = F.embedding_bag(rows.view(-1, rows.shape[-1]), table, mode="sum", padding_idx=0)
-        return vectors * (1 + F.embedding(elapsed, factors)) + added.view(*code.shape, -1)
+        weighed = vectors * (1 + F.embedding(elapsed, factors)) + mean * F.embedding(elapsed, interests)
+        return weighed + added.view(*code.shape, -1)
 
     @torch.no_grad()
     def silence(self, parts: Sequence[str]) -> None:
@@ -76,14 +83,18 @@ class ContextTable(nn.Module):
         for weights in (each for part in parts for each in self._of(part)):
             weights.zero_()
 
-    def tables(self) -> tuple[Tensor, Tensor]:
-        """As they are served: the table [R, d], and the factors [GAP_BUCKETS, d], whose row 0 is zero."""
+    def tables(self) -> tuple[Tensor, Tensor, Tensor]:
+        """As they are served: the table [R, d], factors and interests, both [GAP_BUCKETS, d]; their rows 0
+        are zero."""
         table = torch.cat([self.clock, self.elapsed_added.cumsum(0), self.names])
-        return table, F.pad(self.elapsed_factors.cumsum(0), (0, 0, 1, 0))
+        of_buckets = self.elapsed_factors, LOUDNESS * self.interests
+        factors, interests = (F.pad(each.cumsum(0), (0, 0, 1, 0)) for each in of_buckets)
+        return table, factors, interests
 
     def _of(self, part: str) -> list[nn.Parameter]:
         elapsed = [self.elapsed_added, self.elapsed_factors]
-        return {"clock": [self.clock], "names": [self.names], "elapsed": elapsed}[part]
+        of_parts = [self.clock], [self.names], elapsed, [self.interests]
+        return dict(zip(PARTS, of_parts, strict=True))[part]
 
     def _rows(self, code: Tensor) -> list[Tensor]:
         rows = []
@@ -93,6 +104,13 @@ class ContextTable(nn.Module):
             rows.append(torch.where(own > 0, start - 1 + own, 0))
             code = code if values is None else code // (values + 1)
         return rows
+
+
+def mean_so_far(items: Tensor, kind: Tensor) -> Tensor:
+    """Means of a stretch's items up to each event, no dismissals: [R, T, d], kind [R, T] -> [R, T, d]."""
+    counts = (kind != DISMISS).float().unsqueeze(-1)
+    sums: Tensor = (items.float() * counts).cumsum(1)
+    return sums / counts.cumsum(1).clamp(min=1)
 
 
 def _kept(code: Tensor) -> Tensor:
@@ -163,19 +181,26 @@ class Requests:
 
     def elapsed(self, rows: Sequence[UserRow]) -> NDArray[np.int64]:
         """Buckets of the time since each row's last event, [U]; 0 where there is none."""
-        both = zip(self.time_s.tolist(), (row.newest_s for row in rows), strict=True)
-        elapsed_s = [-1 if newest_s is None else max(time_s - newest_s, 0) for time_s, newest_s in both]
-        return gap_bucket(np.array(elapsed_s, np.int64))
+        elapsed_s = [row.elapsed_s(now_s) for row, now_s in zip(rows, self.time_s.tolist(), strict=True)]
+        return gap_bucket(np.array([-1 if each is None else each for each in elapsed_s], np.int64))
 
 
 @torch.inference_mode()
 def queries(
-    rows: Sequence[UserRow], asked: Requests | None, table: ContextTable | None
+    rows: Sequence[UserRow],
+    own: Sequence[Own],
+    embeddings: Float16,
+    asked: Requests | None,
+    table: ContextTable | None,
 ) -> NDArray[np.float32]:
-    """The vectors of the rows as their users ask, [U, d]; as they are where one of the two is None."""
+    """The vectors of the rows as their users ask, [U, d]; as they are where one of the last two is None.
+
+    own [U]: what each user has met, as rows of the embeddings [N, d].
+    """
     vectors = np.stack([row.vector for row in rows]).astype(np.float32)
     if asked is None or table is None:
         return vectors
+    means = np.stack([each.mean(embeddings) for each in own])
     codes = torch.from_numpy(asked.code), torch.from_numpy(asked.elapsed(rows))
-    found: NDArray[np.float32] = table(torch.from_numpy(vectors), *codes).numpy()
+    found: NDArray[np.float32] = table(*map(torch.from_numpy, (vectors, means)), *codes).numpy()
     return found

@@ -43,7 +43,7 @@ class TowerItems:
     def __init__(self, item_ids: list[str], embeddings: Float16) -> None:
         rows = {item_key(item_id): row for row, item_id in reversed(list(enumerate(item_ids)))}
         self._rows = {item_prefix(key): row for key, row in rows.items()} | rows  # the lower of two rows
-        self._embeddings = embeddings
+        self.table = embeddings
 
     def rows(self, keys: list[bytes]) -> list[int | None]:
         """Row of each item key, or of a key's prefix; None for an item that nobody knows."""
@@ -52,11 +52,11 @@ class TowerItems:
     @cached_property
     def columns(self) -> torch.Tensor:
         """The embeddings in float32, [d, N]."""
-        return torch.from_numpy(self._embeddings.astype(np.float32)).T
+        return torch.from_numpy(self.table.astype(np.float32)).T
 
     def embedding(self, key: bytes) -> Float16 | None:
         row = self._rows.get(key)
-        return None if row is None else self._embeddings[row]
+        return None if row is None else self.table[row]
 
 
 def torch_encoder(towers: Towers, items: TowerItems) -> Encoder:
@@ -241,13 +241,13 @@ def candidates_of(
     companions: Alike = NOBODY,
 ) -> list[Candidates]:
     """What each of these rows proposes from the embeddings of `items`; the rest as of `candidates`."""
-    vectors = queries(rows, asked, context)
+    own = [Repeats(kinds=kinds).own(row, items.rows) for row in rows]
+    vectors = queries(rows, own, items.table, asked, context)
     dots = torch.from_numpy(vectors) @ items.columns  # [U, N]
     scores, best = dots.topk(min(CANDIDATES, dots.shape[1]), 1)
-    terms = Repeats(kinds=kinds)
     return [
-        Candidates((b, s), terms.own(row, items.rows), vector, alike, companions)
-        for row, s, b, vector in zip(rows, scores.numpy(), best.numpy(), vectors, strict=True)
+        Candidates((b, s), met, vector, alike, companions)
+        for s, b, met, vector in zip(scores.numpy(), best.numpy(), own, vectors, strict=True)
     ]
 
 

@@ -35,7 +35,7 @@ from functions.core.errors import VitrineError
 from functions.core.events import DISMISS, IMPRESSION
 from functions.core.features import Vocabulary
 from functions.core.fold import Encoder, fold
-from functions.core.repeats import NOBODY, Repeats
+from functions.core.repeats import NOBODY, Own, Repeats
 from functions.core.user_row import Float16, UserRow
 from train.alike import who_inherits
 from train.checkpoint import load
@@ -162,22 +162,22 @@ class Ranking:
         context: ContextTable | None = None,
     ) -> None:
         self.items = TowerItems(list(item_ids), table)
-        self.table = torch.from_numpy(table.astype(np.float32))
         self.repeats, self.alike, self.companions = repeats, alike, companions
         self.popular, self.context = torch.from_numpy(popular), context
 
     def scores(self, rows: Sequence[UserRow], asked: Requests) -> Tensor:
         """What would be served from each row, as its user asks: [R, N] float32."""
-        scores = torch.from_numpy(queries(rows, asked, self.context)) @ self.table.T
+        own = [self.repeats.own(row, self.items.rows) for row in rows]
+        vectors = queries(rows, own, self.items.table, asked, self.context)
+        scores = torch.from_numpy(vectors) @ self.items.columns
         for at, row in enumerate(rows):
             if not row.vector.any():
                 scores[at] = self.popular
             else:
-                self._add(scores[at], row)
+                self._add(scores[at], own[at])
         return scores
 
-    def _add(self, scores: Tensor, row: UserRow) -> None:
-        own = self.repeats.own(row, self.items.rows)
+    def _add(self, scores: Tensor, own: Own) -> None:
         for item, bonus in self.repeats.added(own, self.alike, self.companions).items():
             scores[item] += bonus
         if self.repeats.newcomer:
@@ -194,7 +194,7 @@ class Ranking:
         """
         place = np.empty(len(item), np.int64)
         sure, first = np.empty(len(rows)), np.empty(len(rows), np.int64)
-        at_once = max(1, SCORES_AT_ONCE // len(self.table))
+        at_once = max(1, SCORES_AT_ONCE // len(self.popular))
         for a in range(0, len(rows), at_once):
             part = rows[a : a + at_once]
             scores = self.scores(part, asked[a : a + at_once])
@@ -315,7 +315,7 @@ def _found(
     ranking: Ranking, rows: list[UserRow], asked: Requests, whose: Rows, item: Rows
 ) -> tuple[Rows, Floats, Rows]:
     """`Ranking.places` of item [E] under each of whose [E, 4]; equal pairs are looked for once."""
-    items = len(ranking.table)
+    items = len(ranking.popular)
     known = np.broadcast_to(item[:, None] < items, whose.shape)
     pair, where = np.unique((whose * items + item[:, None])[known], return_inverse=True)
     place = np.full(whose.shape, items, np.int64)

@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from functions.core.features import ItemFeatures
 from train.baselines.ranking import liked
+from train.context import mean_so_far
 from train.dataset import Batch, HeldOut
 from train.log import Interactions
 from train.loss import (
@@ -104,7 +105,8 @@ class Objective(nn.Module):
         vectors: Tensor = self.towers.user(items, batch.kind, batch.gap, batch.value)
         if not self.in_context:
             return vectors
-        return self.towers.context(vectors, batch.context, batch.elapsed)  # type: ignore[no-any-return]
+        mean = mean_so_far(items, batch.kind)
+        return self.towers.context(vectors, mean, batch.context, batch.elapsed)  # type: ignore[no-any-return]
 
     def forward(self, batch: Batch) -> Tensor:
         """Mean loss of the batch's targets."""

@@ -16,7 +16,7 @@ from functions.core.user_row import Float16, UserRow
 from train.alike import who_inherits
 from train.checkpoint import load, write_meta
 from train.companions import choose_companions, find_companions
-from train.context import PARTS, ContextTable, Requests, has_context, next_event
+from train.context import PARTS, ContextTable, Requests, next_event
 from train.demand import demand
 from train.evaluate import (
     Candidates,
@@ -79,7 +79,7 @@ def choose(
     silent: tuple[str, ...] = PARTS
     proposed = held.proposed(towers.context, exam.asked)
     repeats = held.repeats(proposed, table)
-    if has_context(log) or towers.context.elapsed_factors.any():
+    if any(weights.any() for weights in towers.context.parameters()):
         silent = _silent(held, towers.context, repeats, table, log)
         towers.context.silence(silent)
         proposed = held.proposed(towers.context, exam.asked)

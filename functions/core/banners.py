@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from functions.core.catalogue import Product
+from functions.core.context import Asked
 from functions.core.creatives import render
 from functions.core.events import DISMISS
 from functions.core.fold import fold
@@ -106,8 +107,8 @@ def select(bundle: ServedBundle, request: BannerRequest, visitor: Visitor, now_s
     rng = generator(visitor.key, request.slot.name, bundle.id, stored.version, expires_s)
     if visitor.reachable and row.vector.any():
         tier = "personal" if stored.space == bundle.encoder.space else "rebuilt"
-        query = bundle.context.query(row.vector, request.device, request.slot.name, now_s, row.newest_s)
-        choices = _choose(bundle, request, row, bundle.candidates(row, query=query), now_s, rng)
+        asked = Asked(request.device, request.slot.name, now_s, row.elapsed_s(now_s))
+        choices = _choose(bundle, request, row, bundle.candidates(row, asked=asked), now_s, rng)
         if choices:
             return Selection(tier, choices, row, counts.folded, already)
     choices = _choose(bundle, request, row, _popular(bundle, row, request.k), now_s, rng)

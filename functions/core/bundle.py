@@ -14,7 +14,7 @@ from pathlib import Path
 
 from functions.core.errors import CorruptBundle
 
-SCHEMA = 5
+SCHEMA = 6
 MANIFEST = "manifest.json"
 FILES = (
     "user_tower.onnx",
@@ -24,7 +24,7 @@ FILES = (
     "codes.u8",  # [M, blocks, block] uint8: int8 codes + 128; [d, M] int8 for the scorer "integer"
     "scales.f32",  # [M, blocks] little-endian float32; [1] for "integer"
     "lists.bin",  # functions.core.index.Lists for the scorer "index"; else it says so
-    "context.f16",  # [R + 32, d] little-endian float16: functions.core.context
+    "context.f16",  # [R + 64, d] little-endian float16: functions.core.context
     "catalogue.sqlite",
     "origins.bin",  # 20 bytes a row: what a refresh of the catalogue needs, and functions do not
     "fallback.json",

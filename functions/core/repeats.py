@@ -36,6 +36,15 @@ class Own:
     ring: Sequence[int | None] = ()
     before: Mapping[int, float] = field(default_factory=dict)
 
+    def mean(self, table: NDArray[np.floating]) -> NDArray[np.float32]:
+        """The mean embedding [d] of all of it, of the embeddings `table` [N, d]; zeros for nothing."""
+        met = [row for row in self.ring if row is not None]
+        rows = np.array([*met, *self.before], np.int64)
+        weights = np.array([*[1.0] * len(met), *self.before.values()], np.float32)
+        total = weights @ table[rows].astype(np.float32)
+        found: NDArray[np.float32] = total / max(weights.sum(), np.float32(1e-6))
+        return found
+
 
 @dataclass(frozen=True)
 class Repeats:

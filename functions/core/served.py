@@ -15,17 +15,18 @@ from numpy.typing import NDArray
 from functions.core.alike import ALIKE, COMPANIONS, Alike, read_alike
 from functions.core.bundle import MANIFEST, Manifest, bundle_id, space_of_hashes, verify
 from functions.core.catalogue import Catalogue
-from functions.core.context import Context, read_context
+from functions.core.context import Asked, Context, read_context
 from functions.core.engine import mapped, open_search, open_step
 from functions.core.errors import CorruptBundle
 from functions.core.fold import Encoder, Step
 from functions.core.models import ITEM_TOWER, SCORE_GRAPH, USER_TOWER, check_model
-from functions.core.repeats import NOBODY, Repeats
+from functions.core.repeats import NOBODY, Own, Repeats
 from functions.core.scorer import Scorer
 from functions.core.slots import Slot, load_slots
 from functions.core.user_row import Float16, UserRow
 
 CANDIDATES = 200
+NOWHERE = Asked()
 GOLDEN_TOLERANCE = 2e-2  # another CPU may round another way now and then; a wrong file is off by far more
 CACHED_KEYS = 65_536
 MODELS = {"user_tower.onnx": USER_TOWER, "item_tower.onnx": ITEM_TOWER, "score.onnx": SCORE_GRAPH}
@@ -75,28 +76,32 @@ class ServedBundle:
     alike: Alike = NOBODY
     companions: Alike = NOBODY
 
-    def candidates(
-        self, row: UserRow, count: int = CANDIDATES, query: NDArray[np.float32] | None = None
-    ) -> Candidates:
-        """Showable rows and scores for a user: the best by dot product and the user's own, best first.
+    def candidates(self, row: UserRow, count: int = CANDIDATES, asked: Asked = NOWHERE) -> Candidates:
+        """Showable rows and scores for a user who asks: the best by dot product and the user's own, best
+        first."""
+        own = self.own(row)
+        query = self.query(row, own, asked)
+        best = self.scorer.top(query, count)
+        return self.ranked(best, own, lambda rows: self.scorer.scores(query, rows))
 
-        query: the user's vector [d] as `self.context` has it; else as it is in the row.
-        """
-        vector = row.vector if query is None else query
-        best = self.scorer.top(vector, count)
-        return self.ranked(best, row, lambda rows: self.scorer.scores(vector, rows))
+    def own(self, row: UserRow) -> Own:
+        """What of the bundle's products the user has had to do with."""
+        return self.repeats.own(row, self.items.rows)
+
+    def query(self, row: UserRow, own: Own, asked: Asked) -> NDArray[np.float32]:
+        """The user's vector [d] as the user asks."""
+        return self.context.query(row.vector, asked, lambda: own.mean(self.items.table))
 
     def ranked(
         self,
         best: tuple[NDArray[np.int64], NDArray[np.floating]],
-        row: UserRow,
+        own: Own,
         score: Callable[[NDArray[np.int64]], NDArray[np.floating]],
     ) -> Candidates:
-        """The `best` rows by dot product, and what the row's own products add; `score`: dot products of rows.
+        """The `best` rows by dot product, and what the user's own add; `score`: dot products of rows.
 
         What is no longer on sale adds to its like, and is shown to nobody.
         """
-        own = self.repeats.own(row, self.items.rows)
         return self.repeats.candidates(best, own, score, self.alike, self.manifest.showable, self.companions)
 
     def popular(self, category: str | None = None) -> Candidates:

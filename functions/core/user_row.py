@@ -83,10 +83,9 @@ class UserRow:
         if not isinstance(self.ring, Ring):  # a plain sequence of entries
             object.__setattr__(self, "ring", Ring.of(self.ring))
 
-    @property
-    def newest_s(self) -> int | None:
-        """When the user's newest event was, in seconds since 1970; None where there is none."""
-        return self.last_s if self.ring else None
+    def elapsed_s(self, now_s: int | None) -> int | None:
+        """Seconds since the user's newest event, 0 for one to come; None without one, or without a now."""
+        return max(now_s - self.last_s, 0) if self.ring and now_s is not None else None
 
     def remembers(self, event_id: str) -> bool:
         """Whether an event with this id is among the last RING events."""

@@ -58,6 +58,15 @@ def test_what_the_ring_has_forgotten_counts_as_much_as_it_is_said_to() -> None:
     assert whole[7] == half[7]
 
 
+def test_the_mean_is_of_every_event_that_counts_and_of_the_forgotten_by_their_weight() -> None:
+    table = np.array([[1, 0], [0, 4], [8, 8], [100, 100]], np.float16)
+    met = Own([0, None, 1, 0], {2: 0.5, 0: 1.5}).mean(table)
+    np.testing.assert_allclose(met, [(3.5 * 1 + 0.5 * 8) / 5, (4 + 0.5 * 8) / 5], rtol=1e-6)
+    assert met.dtype == np.float32
+    for nothing in (Own(), Own([None, None])):
+        assert nothing.mean(table).tolist() == [0, 0]
+
+
 def test_an_item_of_old_alone_is_a_candidate_too() -> None:
     dot = np.array([0.5, 0.9, 0.1])
     rows, _ = Repeats(4.0, 1e9).candidates((np.array([1]), dot[[1]]), Own([], {2: 1.0}), dot.take)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from functions.core.bundle import FILES, Manifest, describe, parse_manifest, write_manifest
+from functions.core.context import Asked
 from functions.core.errors import CorruptBundle
 from functions.core.events import Event
 from functions.core.fold import fold
@@ -74,17 +75,16 @@ def test_candidates_are_sorted_showable_and_include_what_the_visitor_came_back_f
 
 def test_a_context_is_added_to_the_vector_and_to_nothing_else(served: ServedBundle) -> None:
     row = row_of(served, "sku-007")
-    query, other = (
-        served.context.query(row.vector, device, "home", 1_790_000_000) for device in ("robot", "mobile")
-    )
+    robot, mobile = (Asked(device, "home", 1_790_000_000) for device in ("robot", "mobile"))
+    query, other = (served.query(row, served.own(row), asked) for asked in (robot, mobile))
     assert (query != row.vector).any() and (other == row.vector).all()
     plain = replace(served, repeats=replace(served.repeats, weight=0.0))
-    rows, scores = plain.candidates(row, 5, query)
+    rows, scores = plain.candidates(row, 5, robot)
     shown = embeddings(served)[: served.manifest.showable].astype(np.float32)
     exact = shown @ query
     assert rows.tolist() == np.argsort(-exact, kind="stable")[:5].tolist()
     np.testing.assert_allclose(scores, exact[rows], rtol=1e-4)
-    again, _ = plain.candidates(row, 5, other)
+    again, _ = plain.candidates(row, 5, mobile)
     assert again.tolist() == plain.candidates(row, 5)[0].tolist() != rows.tolist()
 
 

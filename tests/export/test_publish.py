@@ -17,7 +17,7 @@ from export.__main__ import Unproven, main, publish
 from export.embed import Content, Embedded, embed
 from export.handover import product, read_held_out
 from export.levels import Level
-from functions.core.context import hour_code, weekday_code
+from functions.core.context import Asked, hour_code, weekday_code
 from functions.core.features import Vocabulary, item_features
 from functions.core.repeats import Repeats
 from functions.core.served import open_bundle
@@ -296,10 +296,13 @@ def test_a_bundle_makes_of_a_request_what_training_did(copy: Path, tmp_path: Pat
     time_s = np.array([row.last_s for row in rows]) + waits_s
     code = hour_code(time_s) + 25 * (weekday_code(time_s) + 8 * device)
     asked = Requests(code, time_s)
-    wanted = queries(rows, asked, towers.context)
-    for row, now_s, named, query in zip(rows, time_s.tolist(), device.tolist(), wanted, strict=True):
-        found = served.context.query(row.vector, DEVICE if named else None, None, now_s, row.last_s)
-        np.testing.assert_allclose(found, query, atol=5e-3)
+    own = [served.own(row) for row in rows]
+    wanted = queries(rows, own, served.items.table, asked, towers.context)
+    for row, met, now_s, named, query in zip(
+        rows, own, time_s.tolist(), device.tolist(), wanted, strict=True
+    ):
+        said = Asked(DEVICE if named else None, None, now_s, row.elapsed_s(now_s))
+        np.testing.assert_allclose(served.query(row, met, said), query, atol=5e-3)
 
 
 def test_the_proof_asks_when_the_split_says_that_its_users_do(
@@ -319,6 +322,6 @@ def test_the_proof_asks_when_the_split_says_that_its_users_do(
     held = read_held_out(copy, load(copy)[1].item_ids)
     (row,) = user_rows(held.log, [0], served.encoder)
     assert held.asked_s is not None and held.asked_s > row.last_s + 86_400
-    query = served.context.later(row.vector, held.asked_s, row.last_s)
+    query = served.query(row, served.own(row), Asked(elapsed_s=held.asked_s - row.last_s))
     assert any(np.array_equal(vector, query) for vector in asked)
     assert not any(np.array_equal(vector, row.vector) for vector in asked)

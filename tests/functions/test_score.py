@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from functions import score, update
@@ -263,6 +264,24 @@ def test_a_list_is_of_the_time_since_the_visitors_last_event(account: Account) -
     opposite = select(bundle, request, Visitor("ann", away), row.last_s + 7 * 86_400).choices
     assert listed(other, 60) == listed(bundle, 60) == listed(bundle, 7 * 86_400)
     assert listed(other, 7 * 86_400) == [choice.row for choice in opposite] != listed(bundle, 60)
+
+
+def test_a_list_is_of_all_that_the_visitor_met_where_the_model_says_so(account: Account) -> None:
+    """Under a model in which after two days nothing counts but the general interest."""
+    bring([behaviour(n, f"sku-{n:03d}", "click") for n in (*range(30), *range(40, 42))])
+    bundle, row = score.scorer().bundles.current, score.scorer().rows.get(key_of("ann"))
+    assert bundle is not None and row is not None
+    late = int(gap_bucket(2 * 86_400))
+    factors, interests = bundle.context.factors.copy(), bundle.context.interests.copy()
+    factors[late:], interests[late:] = -1.0, 1.0
+    other = replace(bundle, context=bundle.context._replace(factors=factors, interests=interests))
+    after_s = row.last_s + 7 * 86_400
+    asked = BannerRequest(bundle.slots["cart"], 6)
+    chosen = [each.row for each in select(other, asked, Visitor("ann", row), after_s).choices]
+    mean = bundle.items.table[[*range(30), 40, 41]].astype(np.float32).mean(0)
+    by_mean = select(bundle, asked, Visitor("ann", replace(row, vector=mean.astype(np.float16))), after_s)
+    assert chosen == [each.row for each in by_mean.choices]
+    assert chosen != [each.row for each in select(bundle, asked, Visitor("ann", row), after_s).choices]
 
 
 def test_a_banner_is_whole(account: Account) -> None:

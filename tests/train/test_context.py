@@ -10,8 +10,10 @@ import pytest
 import torch
 
 import train.evaluate as evaluation
-from functions.core.context import ELAPSED, NAMES_AT, Context, table_rows
+from functions.core.context import ELAPSED, NAMES_AT, Asked, Context, table_rows
+from functions.core.events import DISMISS
 from functions.core.features import gap_bucket
+from functions.core.repeats import Own, Repeats
 from functions.core.ring import ENTRY_BYTES, Ring
 from functions.core.user_row import UserRow
 from tests.train.test_fit import ITEMS, QUICK, SHAPE, circle, features
@@ -23,14 +25,15 @@ from train.context import (
     Requests,
     event_codes,
     has_context,
+    mean_so_far,
     next_event,
     queries,
 )
 from train.dataset import held_out, histories
-from train.evaluate import candidates, embed_items
+from train.evaluate import TowerItems, candidates, embed_items, torch_encoder, user_rows
 from train.log import Interactions
 from train.report import Exam
-from train.split import split
+from train.split import Split, split
 from train.towers import Towers
 from train.trainer import Trainer
 from train.validation import choose
@@ -65,21 +68,24 @@ def test_codes_stand_for_the_rows_that_serving_adds() -> None:
     device, slot = (rng.integers(0, n + 1, len(log.user)).astype(np.int16) for n in (2, 3))
     log = dataclasses.replace(log, device=device, slot=slot, devices=DEVICES, slots=SLOTS)
     table = anything(2, 3, 8)
-    rows, factors = (part.detach().numpy() for part in table.tables())
+    rows, factors, interests = (part.detach().numpy() for part in table.tables())
     starts = ((DEVICES, NAMES_AT), (SLOTS, NAMES_AT + 2))
     names = [{name: at + n for n, name in enumerate(of)} for of, at in starts]
-    served = Context(rows, factors, *names)
+    served = Context(rows, factors, interests, *names)
     some = [
         row_at(time_s, rng.normal(size=8)) for time_s in log.time_s - rng.integers(0, 10**6, len(log.user))
     ]
     some[3], some[4] = UserRow(some[3].state, some[3].vector, ""), row_at(int(log.time_s[4]) + 9, np.ones(8))
-    found = queries(some, Requests.at_events(log, np.arange(len(log.user))), table)
+    own = [Own(rng.integers(0, ITEMS, 3).tolist(), {0: 0.5}) for _ in some]
+    embeddings = rng.normal(size=(ITEMS, 8)).astype(np.float16)
+    found = queries(some, own, embeddings, Requests.at_events(log, np.arange(len(log.user))), table)
     for at, row in enumerate(some):
-        asked = (("", *DEVICES)[device[at]], ("", *SLOTS)[slot[at]], int(log.time_s[at]))
-        wanted = served.query(row.vector, *asked, row.last_s if row.ring else None)
+        now_s = int(log.time_s[at])
+        asked = Asked(("", *DEVICES)[device[at]], ("", *SLOTS)[slot[at]], now_s, row.elapsed_s(now_s))
+        wanted = served.query(row.vector, asked, lambda at=at: own[at].mean(embeddings))
         np.testing.assert_allclose(found[at], wanted, atol=1e-4)
-    assert NAMES_AT == 63 and len(rows) == table_rows(2, 3) == 68 and len(factors) == 32
-    assert not rows[0].any() and not factors[0].any()
+    assert NAMES_AT == 63 and len(rows) == table_rows(2, 3) == 68 and len(factors) == len(interests) == 32
+    assert not rows[0].any() and not factors[0].any() and not interests[0].any()
 
 
 def test_made_up_times_and_times_that_never_differ_are_no_context() -> None:
@@ -172,7 +178,7 @@ def test_what_gains_the_validations_lists_nothing_is_silenced(tmp_path: Path) ->
         towers.context.clock[1:].normal_(std=9.0)  # chance that was taken for a rule
     save(tmp_path, towers, Meta(tuple(log.item_ids)))
     said, served = choose(tmp_path, features(), inner, parts.train, 0, seed=0)
-    assert said["context"] == {"clock": False, "names": True, "elapsed": False}
+    assert said["context"] == {"clock": False, "names": True, "elapsed": False, "interest": False}
     assert not served.towers.context.clock.any() and served.towers.context.names.any()
     again, _ = choose(tmp_path, features(), inner, parts.train, 0, seed=0)  # as a run that was ended there
     assert again == said
@@ -220,7 +226,8 @@ def test_without_a_horizon_or_with_made_up_times_no_time_since_the_last_event_is
         made = histories(log, horizon_s).cut(QUICK.window, torch.Generator().manual_seed(0))
         trainer.step(made.batch(torch.arange(8)).to(trainer.device), "here")
         context = trainer.objective.towers.context
-        assert not context.elapsed_added.any() and not context.elapsed_factors.any()
+        weights = context.elapsed_added, context.elapsed_factors, context.interests
+        assert not any(each.any() for each in weights)
 
 
 def test_a_time_that_training_never_saw_means_what_the_one_below_it_means() -> None:
@@ -228,7 +235,7 @@ def test_a_time_that_training_never_saw_means_what_the_one_below_it_means() -> N
     with torch.no_grad():
         table.elapsed_added[:5] = 1.0
         table.elapsed_factors[:5] = 0.5
-    rows, factors = table.tables()
+    rows, factors, _ = table.tables()
     assert torch.equal(factors[5:], factors[5].expand(ELAPSED - 4, 8))
     assert torch.equal(rows[NAMES_AT - ELAPSED + 4 :], rows[NAMES_AT - ELAPSED + 4].expand(ELAPSED - 4, 8))
     assert factors[:6, 0].tolist() == [0, 0.5, 1, 1.5, 2, 2.5]
@@ -242,10 +249,18 @@ def test_a_part_that_is_silenced_changes_nothing_and_the_others_what_they_did(pa
     none = torch.zeros(1, dtype=torch.int64)
     hour = torch.tensor([7 + 25 * 3])  # of a Wednesday, from nowhere
     name = torch.tensor([25 * 8])  # the device, at no time
-    vectors = torch.ones(1, 8)
-    asked = {"clock": (hour, none), "names": (name, none), "elapsed": (none, none + 9)}
+    vectors, nobody, mean = torch.ones(1, 8), torch.zeros(1, 8), torch.ones(1, 8)
+    asked = {
+        "clock": (vectors, mean, hour, none),
+        "names": (vectors, mean, name, none),
+        "elapsed": (vectors, nobody, none, none + 9),
+    }
     for other, said in asked.items():
-        assert torch.equal(silent(vectors, *said), vectors if other == part else table(vectors, *said))
+        assert torch.equal(silent(*said), vectors if other == part else table(*said))
+    heard, known = (
+        each(nobody, mean, none, none + 9) - each(nobody, nobody, none, none + 9) for each in (silent, table)
+    )
+    assert torch.equal(heard, nobody) if part == "interest" else torch.allclose(heard, known, atol=1e-5)
 
 
 def test_a_request_comes_with_the_event_with_the_next_or_between() -> None:
@@ -280,8 +295,39 @@ def test_each_user_is_asked_at_the_moment_of_that_user(monkeypatch: pytest.Monke
 def test_a_time_is_left_out_in_training_as_often_as_the_rest() -> None:
     table = anything(0, 0, 4).train()
     vectors, none = torch.ones(4000, 4), torch.zeros(4000, dtype=torch.int64)
-    same = (table(vectors, none, none + 9) == vectors).all(1).double().mean().item()
+    same = (table(vectors, vectors, none, none + 9) == vectors).all(1).double().mean().item()
     assert same == pytest.approx(DROPPED, abs=0.03)
+
+
+def test_means_are_of_the_events_so_far_without_dismissals() -> None:
+    items = torch.arange(8.0).view(1, 4, 2)
+    found = mean_so_far(items, torch.tensor([[1, 4, DISMISS, 2]]))
+    np.testing.assert_allclose(found[0], [[0, 1], [1, 2], [1, 2], [8 / 3, 11 / 3]], rtol=1e-6)
+    first = mean_so_far(items, torch.full((1, 4), DISMISS))
+    assert not first.any()
+
+
+def test_the_parallel_form_asks_as_a_row_does() -> None:
+    """With the general interest: what the towers learn is what is then served."""
+    log = by_elapsed()
+    objective = Trainer(log, features(), SHAPE, dataclasses.replace(QUICK, horizon_s=1), 1).averaged
+    objective.towers.context = anything(0, 0, SHAPE.dim)
+    table = embed_items(objective.towers, features())
+    items = TowerItems(log.item_ids, table)
+    rows = user_rows(log, list(range(80)), torch_encoder(objective.towers, items))
+    waits_s = np.random.default_rng(0).integers(0, 10**6, 80)
+    asked = Requests(np.zeros(80, np.int64), np.array([row.last_s for row in rows]) + waits_s)
+    own = [Repeats().own(row, items.rows) for row in rows]
+    wanted = queries(rows, own, table, asked, objective.towers.context)
+    targets = {user: np.zeros(1, np.int64) for user in range(80)}
+    made = held_out(Split(log, targets), 16).windows.batch(torch.arange(80))
+    elapsed = torch.from_numpy(gap_bucket(waits_s))[:, None].expand_as(made.elapsed)
+    with torch.no_grad():
+        embedded = torch.from_numpy(table.astype(np.float32))[made.item]
+        found = objective.vectors(embedded, dataclasses.replace(made, elapsed=elapsed))[:, -1]
+    np.testing.assert_allclose(found.numpy(), wanted, atol=0.02)
+    plain = queries(rows, own, table, None, None)
+    assert np.abs(wanted - plain).max(1).min() > 0.1
 
 
 def test_an_exam_asks_when_its_split_says() -> None:

@@ -150,17 +150,25 @@ class TrainingHistories:
         """
         if not self.horizon_s:
             return self.columns
-        place = torch.arange(len(self.wait_s))
-        between = torch.rand(place.shape, generator=shuffle, dtype=torch.float64)
-        way = torch.randint(3, place.shape, generator=shuffle)
+        asked_s = self._requests(shuffle)
+        target = self._targets(asked_s, shuffle).to(self.columns.device)
+        elapsed = torch.from_numpy(gap_bucket(torch.where(self.wait_s < 0, -1, asked_s).numpy()))
+        return torch.cat([self.columns[:4], self.columns[4:6, target], elapsed[None].to(self.columns)])
+
+    def _requests(self, shuffle: Generator) -> Tensor:
+        """Seconds from each event to a request, int64 [n]."""
+        between = torch.rand(self.wait_s.shape, generator=shuffle, dtype=torch.float64)
+        way = torch.randint(3, self.wait_s.shape, generator=shuffle)
         share = torch.where(way == 0, 0.0, torch.where(way == 1, 1.0, between))
-        asked_s = (share * self.wait_s.clamp(min=0)).floor().long()
+        return (share * self.wait_s.clamp(min=0)).floor().long()
+
+    def _targets(self, asked_s: Tensor, shuffle: Generator) -> Tensor:
+        """Places, int64 [n], of the events whose successors are the targets."""
+        place = torch.arange(len(asked_s))
         last = torch.searchsorted(self.moment, self.moment + asked_s + self.horizon_s, right=True) - 1
         drawn = torch.rand(place.shape, generator=shuffle, dtype=torch.float64) * (last - place)
         ahead = torch.rand(place.shape, generator=shuffle) < AHEAD
-        target = (place + torch.where(ahead, drawn.long(), 0)).to(self.columns.device)
-        elapsed = torch.from_numpy(gap_bucket(torch.where(self.wait_s < 0, -1, asked_s).numpy()))
-        return torch.cat([self.columns[:4], self.columns[4:6, target], elapsed[None].to(self.columns)])
+        return place + torch.where(ahead, drawn.long(), 0)
 
 
 def _met_in_the_middle(windows: Windows, gaps: Tensor, shuffle: Generator) -> Windows:

@@ -36,7 +36,7 @@ from train.checkpoint import WEIGHTS, load
 from train.evaluate import Candidates, embed_items
 from train.fit import UNFINISHED
 from train.handover import read_companions, read_demand
-from train.report import Exam, Served
+from train.served import Exam, Served
 from train.slices import WIDE_CUT
 
 SHARED = ROOT.parent / "shared" / "data"

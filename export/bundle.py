@@ -10,7 +10,6 @@ from pathlib import Path
 from sys import intern
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from export.embed import Content, embed
@@ -80,12 +79,13 @@ def write_files(source: Source, slots: Mapping[str, Slot], out: Path) -> None:
     made = embed(out / "item_tower.onnx", source.products.content, source.tower_ids)
     embeddings = made.table
     require_finite(embeddings)
-    context = torch.cat(source.towers.context.tables()).detach().half().numpy()
-    require_finite(context, "context row")
+    tables = [each.detach().half().numpy() for each in source.towers.context.tables()]
+    for name, part in zip(("table", "factors", "interests"), tables, strict=True):
+        require_finite(part, f"context {name} row")
     embeddings.astype("<f2").tofile(out / "embeddings.f16")
     showable = source.products.showable
     write_scorer(out, embeddings[:showable], NBITS)
-    context.astype("<f2").tofile(out / TABLE)
+    np.concatenate(tables).astype("<f2").tofile(out / TABLE)
     write_items(source.products.shown, source.popularity, showable, out)
     came = origins(source.tower_ids, source.popularity, made.content, source.demand)
     came.tofile(out / ORIGINS)

@@ -77,6 +77,16 @@ class ContextTable(nn.Module):
         weighed = vectors * (1 + F.embedding(elapsed, factors)) + mean * F.embedding(elapsed, interests)
         return weighed + added.view(*code.shape, -1)
 
+    @property
+    def silent(self) -> tuple[str, ...]:
+        """The PARTS that change nothing."""
+        return tuple(part for part in PARTS if not any(bool(w.any()) for w in self._of(part)))
+
+    @property
+    def heard(self) -> tuple[str, ...]:
+        """The others of PARTS."""
+        return tuple(part for part in PARTS if part not in self.silent)
+
     @torch.no_grad()
     def silence(self, parts: Sequence[str]) -> None:
         """Let these of PARTS change nothing any more."""
@@ -106,11 +116,25 @@ class ContextTable(nn.Module):
         return rows
 
 
-def mean_so_far(items: Tensor, kind: Tensor) -> Tensor:
-    """Means of a stretch's items up to each event, no dismissals: [R, T, d], kind [R, T] -> [R, T, d]."""
-    counts = (kind != DISMISS).float().unsqueeze(-1)
-    sums: Tensor = (items.float() * counts).cumsum(1)
+def mean_so_far(embedded: Tensor, item: Tensor, kind: Tensor) -> Tensor:
+    """Means of a stretch's items up to each event, as `Own.mean` has them.
+
+    embedded [R, T, d]: of the item rows [R, T]; kind int64 [R, T] → [R, T, d].
+    """
+    counts = _counts(item, kind == DISMISS).unsqueeze(-1)
+    sums: Tensor = (embedded.float() * counts).cumsum(1)
     return sums / counts.cumsum(1).clamp(min=1)
+
+
+def _counts(item: Tensor, dismissed: Tensor) -> Tensor:
+    """What each event adds to the count of its item: 1, or for a dismissal what takes all before away."""
+    counts = (~dismissed).float()
+    if not dismissed.any():
+        return counts
+    earlier = (item[:, :, None] == item[:, None]).tril(-1)  # [R, T, T] events with the item of this one
+    before = (earlier & ~dismissed[:, None]).sum(2)
+    taken = torch.where(earlier & dismissed[:, None], before[:, None], 0).amax(2)  # by dismissals before
+    return torch.where(dismissed, taken - before, counts)
 
 
 def _kept(code: Tensor) -> Tensor:
@@ -129,11 +153,6 @@ def event_codes(log: Interactions) -> NDArray[np.int64]:
     device, slot = (none if column is None else column for column in (log.device, log.slot))
     named = device + (len(log.devices) + 1) * slot.astype(np.int64)
     return np.asarray(hour + (HOURS + 1) * (weekday + (WEEKDAYS + 1) * named))
-
-
-def has_context(log: Interactions) -> bool:
-    """Whether there is any context to learn from."""
-    return bool(event_codes(log).any())
 
 
 def _telling(code: NDArray[np.int64], real: bool) -> NDArray[np.int64]:
@@ -200,7 +219,9 @@ def queries(
     vectors = np.stack([row.vector for row in rows]).astype(np.float32)
     if asked is None or table is None:
         return vectors
-    means = np.stack([each.mean(embeddings) for each in own])
+    means = np.zeros_like(vectors)
+    if "interest" in table.heard:
+        means = np.stack([each.mean(embeddings) for each in own])
     codes = torch.from_numpy(asked.code), torch.from_numpy(asked.elapsed(rows))
     found: NDArray[np.float32] = table(*map(torch.from_numpy, (vectors, means)), *codes).numpy()
     return found

@@ -50,7 +50,7 @@ class TowerItems:
         return [self._rows.get(key) for key in keys]
 
     @cached_property
-    def columns(self) -> torch.Tensor:
+    def transposed(self) -> torch.Tensor:
         """The embeddings in float32, [d, N]."""
         return torch.from_numpy(self.table.astype(np.float32)).T
 
@@ -243,7 +243,7 @@ def candidates_of(
     """What each of these rows proposes from the embeddings of `items`; the rest as of `candidates`."""
     own = [Repeats(kinds=kinds).own(row, items.rows) for row in rows]
     vectors = queries(rows, own, items.table, asked, context)
-    dots = torch.from_numpy(vectors) @ items.columns  # [U, N]
+    dots = torch.from_numpy(vectors) @ items.transposed  # [U, N]
     scores, best = dots.topk(min(CANDIDATES, dots.shape[1]), 1)
     return [
         Candidates((b, s), met, vector, alike, companions)

@@ -169,7 +169,7 @@ class Ranking:
         """What would be served from each row, as its user asks: [R, N] float32."""
         own = [self.repeats.own(row, self.items.rows) for row in rows]
         vectors = queries(rows, own, self.items.table, asked, self.context)
-        scores = torch.from_numpy(vectors) @ self.items.columns
+        scores = torch.from_numpy(vectors) @ self.items.transposed
         for at, row in enumerate(rows):
             if not row.vector.any():
                 scores[at] = self.popular

@@ -39,10 +39,11 @@ from train.log import Interactions, Log, read_log
 from train.mapping import load_mapping
 from train.options import Options
 from train.refit import is_refitted, refit
-from train.report import Report, Served, measure
+from train.report import Report, measure
 from train.rules import facts, options_for, shape_for, softmax_items_for
 from train.search import Search, start_anew
 from train.sequences import is_sequences, write_sequences
+from train.served import Served
 from train.settings import changed, read, settings
 from train.split import Split, split, start_of_test
 from train.towers import Shape, Towers
@@ -276,7 +277,7 @@ def _refit(log: Interactions, features: ItemFeatures, out: Path) -> Towers:
 def _complete(task: Task, served: Served, out: Path) -> Towers:
     """Make a checkpoint of the second training's towers, with what the validation chose for the first's."""
     towers = _refit(task.parts.train, task.features, out / WHOLE)
-    towers.context.silence(served.silent)
+    towers.context.silence(served.towers.context.silent)
     save(out / WHOLE, towers, load(out)[1])
     return towers
 

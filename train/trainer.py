@@ -105,7 +105,7 @@ class Objective(nn.Module):
         vectors: Tensor = self.towers.user(items, batch.kind, batch.gap, batch.value)
         if not self.in_context:
             return vectors
-        mean = mean_so_far(items, batch.kind)
+        mean = mean_so_far(items, batch.item, batch.kind)
         return self.towers.context(vectors, mean, batch.context, batch.elapsed)  # type: ignore[no-any-return]
 
     def forward(self, batch: Batch) -> Tensor:

@@ -30,7 +30,8 @@ from train.evaluate import (
 from train.inheritance import choose_inheritance, hold_out
 from train.log import Interactions
 from train.repeats import choose_repeats
-from train.report import Exam, Report, Served
+from train.report import Report
+from train.served import Exam, Served
 from train.split import Split
 from train.towers import Towers
 
@@ -76,12 +77,10 @@ def choose(
     table = embed_items(towers, features)
     held = Validation.of(towers, table, inner, seed)
     exam = held.exam
-    silent: tuple[str, ...] = PARTS
     proposed = held.proposed(towers.context, exam.asked)
     repeats = held.repeats(proposed, table)
-    if any(weights.any() for weights in towers.context.parameters()):
-        silent = _silent(held, towers.context, repeats, table, log)
-        towers.context.silence(silent)
+    if towers.context.heard:
+        towers.context.silence(_silent(held, towers.context, repeats, table, log))
         proposed = held.proposed(towers.context, exam.asked)
         repeats = held.repeats(proposed, table)
     known = repeats, table
@@ -96,8 +95,8 @@ def choose(
     proposed = [replace(each, companions=companions) for each in proposed]
     validated = evaluate(proposed, repeats, exam.targets, table)
     write_meta(out, replace(meta, repeats=repeats, watermark_s=watermark_s, metrics=validated))
-    heard = {part: part not in silent for part in PARTS}
-    served = Served(towers, table, repeats, alike, companions, expected, silent)
+    heard = {part: part in towers.context.heard for part in PARTS}
+    served = Served(towers, table, repeats, alike, companions, expected)
     return {"validation": validated, "repeats": asdict(repeats), "context": heard}, served
 
 
@@ -117,9 +116,9 @@ def _silent(
         found = evaluate(held.proposed(quiet, asked), repeats, held.exam.targets, table)
         return found["ndcg@10"] + found["recall@20"]
 
-    silent: tuple[str, ...] = ()
+    silent = context.silent
     best = merit(silent)
-    for part in PARTS:
+    for part in context.heard:
         without = merit((*silent, part))
         if without >= best:
             silent, best = (*silent, part), without

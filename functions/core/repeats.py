@@ -37,7 +37,10 @@ class Own:
     before: Mapping[int, float] = field(default_factory=dict)
 
     def mean(self, table: NDArray[np.floating]) -> NDArray[np.float32]:
-        """The mean embedding [d] of all of it, of the embeddings `table` [N, d]; zeros for nothing."""
+        """The mean embedding [d] of all of it, by the embeddings `table` [N, d]; zeros for nothing.
+
+        Every event of the ring counts once, what the ring has forgotten by its weight.
+        """
         met = [row for row in self.ring if row is not None]
         rows = np.array([*met, *self.before], np.int64)
         weights = np.array([*[1.0] * len(met), *self.before.values()], np.float32)

@@ -88,6 +88,14 @@ def test_a_context_is_added_to_the_vector_and_to_nothing_else(served: ServedBund
     assert again.tolist() == plain.candidates(row, 5)[0].tolist() != rows.tolist()
 
 
+def test_the_general_interest_is_of_what_is_not_on_sale_too(served: ServedBundle) -> None:
+    factors, interests = np.full_like(served.context.factors, -1), np.ones_like(served.context.interests)
+    context = served.context._replace(factors=factors, interests=interests)
+    row = row_of(served, "sku-007", "sku-060", "nobody")
+    query = replace(served, context=context).query(row, served.own(row), Asked(elapsed_s=60))
+    np.testing.assert_allclose(query, embeddings(served)[[7, 60]].astype(np.float32).mean(0), atol=1e-6)
+
+
 def test_an_item_that_only_the_log_knows_moves_the_state(served: ServedBundle) -> None:
     assert np.abs(row_of(served, "sku-060").vector).max() > 0
     assert not np.abs(row_of(served, "nobody").vector).any()

@@ -46,6 +46,12 @@ def stored_bytes(attributes: dict[str, object]) -> int:
     )
 
 
+def test_the_time_since_the_newest_event_is_known_where_there_is_one() -> None:
+    row = replace(new_row("", 0, 0), ring=(RingEntry(b"-----", b"------", 1, 0, 0),), last_s=1_000)
+    assert [row.elapsed_s(now_s) for now_s in (1_000, 1_060, 940, None)] == [0, 60, 0, None]
+    assert new_row("", 0, 0).elapsed_s(1_000) is None
+
+
 def test_what_is_decoded_is_what_was_encoded() -> None:
     row = full_row()
     assert encode(decode(encode(row))) == encode(row)

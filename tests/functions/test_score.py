@@ -17,7 +17,9 @@ import pytest
 from functions import score, update
 from functions.aws.errors import TimedOut
 from functions.core.banners import Visitor, select
+from functions.core.events import Event
 from functions.core.features import gap_bucket
+from functions.core.fold import fold
 from functions.core.requests import BannerRequest
 from functions.core.served import ServedBundle
 from functions.core.tokens import Decision, verify
@@ -264,6 +266,25 @@ def test_a_list_is_of_the_time_since_the_visitors_last_event(account: Account) -
     opposite = select(bundle, request, Visitor("ann", away), row.last_s + 7 * 86_400).choices
     assert listed(other, 60) == listed(bundle, 60) == listed(bundle, 7 * 86_400)
     assert listed(other, 7 * 86_400) == [choice.row for choice in opposite] != listed(bundle, 60)
+
+
+def test_events_that_a_request_brings_along_end_the_time_away(account: Account) -> None:
+    """A visitor who is back after a week is asked for as one who is back."""
+    bring(LIKES)
+    bundle, row = score.scorer().bundles.current, score.scorer().rows.get(key_of("ann"))
+    assert bundle is not None and row is not None
+    factors = bundle.context.factors.copy()
+    factors[int(gap_bucket(2 * 86_400)) :] = -2.0
+    other = replace(bundle, context=bundle.context._replace(factors=factors))
+    now_s = row.last_s + 7 * 86_400
+    back = Event("back", "click", "sku-000", now_s - 5)
+    asked = BannerRequest(bundle.slots["cart"], 6, recent=(back,))
+    (folded,), _ = fold([row], [[back]], bundle.encoder)
+    here = select(other, asked, Visitor("ann", row), now_s).choices
+    assert here == select(bundle, asked, Visitor("ann", row), now_s).choices
+    unasked = asked._replace(recent=())
+    assert here == select(other, unasked, Visitor("ann", folded), now_s).choices
+    assert here != select(other, unasked, Visitor("ann", row), now_s).choices
 
 
 def test_a_list_is_of_all_that_the_visitor_met_where_the_model_says_so(account: Account) -> None:

@@ -20,7 +20,7 @@ from train.demand import Demand, demand
 from train.inheritance import CUT, LEAST_USERS, _best, choose_inheritance, hold_out
 from train.log import Interactions
 from train.refit import refit, without_id
-from train.report import Served
+from train.served import Served
 from train.split import Split, split
 from train.towers import Shape, Towers
 from train.validation import choose

@@ -18,10 +18,10 @@ from functions.core.repeats import Repeats
 from functions.core.user_row import Float16
 from train import prequential as module
 from train.__main__ import main as train_main
-from train.context import ContextTable
-from train.evaluate import TowerItems
+from train.context import LOUDNESS, ContextTable, Requests
+from train.evaluate import TowerItems, user_rows
 from train.log import Interactions, onto
-from train.prequential import FROZEN_S, STATES, Walk, Walked, main, prequential, summary
+from train.prequential import FROZEN_S, STATES, Ranking, Walk, Walked, main, prequential, summary
 
 ITEMS = 24
 TABLE = np.eye(ITEMS, dtype=np.float16)
@@ -103,6 +103,20 @@ def test_in_the_middle_of_an_hour_all_states_start_alike() -> None:
     found = walked(events, START_S + 1_800)
     assert found.since[:, [HOUR, DAY, NEVER]].tolist() == [[0, 0, 0], [1, 1, 1], [0, 2, 2]]
     assert found.seen.tolist() == [1, 2, 3]
+
+
+def test_what_is_ranked_has_the_general_interest() -> None:
+    """By hand: nothing counts but the mean of what was met, and an item's score is its share."""
+    events = log([0, 0, 0, 1], [1, 1, 2, 3], [START_S + second for second in range(4)])
+    context = ContextTable(0, 0, ITEMS).eval()
+    with torch.no_grad():
+        context.elapsed_factors[0], context.interests[0] = -1.0, 1 / LOUDNESS
+    popular = np.zeros(ITEMS, np.float32)
+    ranking = Ranking(events.item_ids, TABLE, Repeats(), popular, context=context)
+    rows = user_rows(events, [0, 1], successor(events.item_ids))
+    scores = ranking.scores(rows, Requests.at(START_S + 60, 2))
+    assert scores[0].tolist() == pytest.approx([0, 2 / 3, 1 / 3, *[0] * (ITEMS - 3)])
+    assert scores[1].tolist() == pytest.approx([0, 0, 0, 1, *[0] * (ITEMS - 4)])
 
 
 class LeakingWalk(Walk):

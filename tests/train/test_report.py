@@ -10,7 +10,8 @@ import torch
 
 from bench.ranks import ranks
 from tests.train.test_evaluate import interactions
-from train.report import USERS_AT_ONCE, Exam, newest
+from train.report import newest
+from train.served import USERS_AT_ONCE, Exam
 from train.split import Split
 
 NOTHING = -1

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from export.handover import read_products
-from train import inheritance, report, validation
+from train import inheritance, served, validation
 from train import run as pipeline
 from train.__main__ import main
 from train.card import CARD
@@ -144,7 +144,7 @@ def test_demand_is_that_of_the_log_that_the_towers_learnt_from(
     """Never of the test's events, and of none of the trial's products."""
     asked: dict[str, list[int]] = {}
     made: list[Demand] = []
-    for module in (inheritance, report, validation):
+    for module in (inheritance, served, validation):
 
         def noted(log: Interactions, *more: Any, place: str = module.__name__) -> Demand:
             asked.setdefault(place, []).append(len(log.user))
@@ -152,7 +152,7 @@ def test_demand_is_that_of_the_log_that_the_towers_learnt_from(
             return made[-1]
 
         monkeypatch.setattr(module, "demand", noted)
-    for more, again in ((), {"train.report": [USERS * TEST]}), (("--hold-validation",), {}):
+    for more, again in ((), {"train.served": [USERS * TEST]}), (("--hold-validation",), {}):
         asked.clear()
         assert train(shop, tmp_path, "--no-card", *more) == 0
         (trial,) = asked.pop("train.inheritance")

@@ -156,17 +156,30 @@ def metrics(top: NDArray[np.int64], targets: list[NDArray[np.int64]], items: int
     result: dict[str, float] = {}
     for k in CUTS:
         hits = _hits(top, targets, k)
-        wanted = np.array([len(want) for want in targets])
         first = np.where(hits.any(1), 1 / (hits.argmax(1) + 1), 0.0)
         shown = np.unique(top[:, :k])
         result |= {
             f"hr@{k}": float(hits.any(1).mean()),
-            f"recall@{k}": float((hits.sum(1) / wanted).mean()),
+            f"recall@{k}": recall(top, targets, k),
             f"ndcg@{k}": ndcg(top, targets, k),
             f"mrr@{k}": float(first.mean()),
             f"coverage@{k}": int((shown >= 0).sum()) / items,
         }
     return result
+
+
+def merit(top: NDArray[np.int64], targets: list[NDArray[np.int64]]) -> float:
+    """What the validation decides by: NDCG@10 and recall@20 together, of lists [U, 20].
+
+    What is to come first, and what is to come at all: either alone is paid for by the other.
+    """
+    return ndcg(top, targets, CUTS[0]) + recall(top, targets, CUTS[-1])
+
+
+def recall(top: NDArray[np.int64], targets: list[NDArray[np.int64]], k: int) -> float:
+    """Recall@k: the share of a user's targets that is found, mean over users."""
+    wanted = np.array([len(want) for want in targets])
+    return float((_hits(top, targets, k).sum(1) / wanted).mean())
 
 
 def ndcg(top: NDArray[np.int64], targets: list[NDArray[np.int64]], k: int) -> float:
@@ -258,12 +271,17 @@ def _row_chunks(log: Interactions, users: list[int], encoder: Encoder) -> Iterat
         yield from (rows[first : first + USERS_AT_ONCE] for first in range(0, len(rows), USERS_AT_ONCE))
 
 
+def lists(proposed: list[Candidates], repeats: Repeats, table: Float16) -> NDArray[np.int64]:
+    """The first items of what would be served to each user, [U, 20], best first, -1 where there are fewer."""
+    wide = table.astype(np.float32)
+    return np.stack([each.top(repeats, wide, CUTS[-1]) for each in proposed])
+
+
 def evaluate(
     proposed: list[Candidates], repeats: Repeats, targets: list[NDArray[np.int64]], table: Float16
 ) -> dict[str, float]:
     """Metrics of what would be served."""
-    wide = table.astype(np.float32)
-    return metrics(np.stack([c.top(repeats, wide, CUTS[-1]) for c in proposed]), targets, len(table))
+    return metrics(lists(proposed, repeats, table), targets, len(table))
 
 
 def evaluate_baselines(parts: Split) -> dict[str, dict[str, float]]:

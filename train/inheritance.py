@@ -25,13 +25,14 @@ from train.demand import demand
 from train.evaluate import Candidates, embed_items, ndcg
 from train.log import Interactions
 from train.refit import refit, says_something, without_id
-from train.repeats import CUT, HALF_LIVES
+from train.repeats import HALF_LIVES
 from train.slices import event_counts
 from train.split import rows_by_user, take
 from train.towers import Towers
 
 HELD_OUT = 0.1  # share of the products that are taken for new
 MOST_ITEMS = 100_000  # in a catalogue: a minute of one thread, and four times that for twice as many
+CUT = 10
 LEAST_USERS = 20  # who came to one: fewer say nothing
 WEIGHTS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
 SHIFTS = (

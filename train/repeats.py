@@ -10,29 +10,29 @@ from tqdm import tqdm
 
 from functions.core.repeats import Repeats
 from functions.core.user_row import Float16
-from train.evaluate import Candidates, ndcg
+from train.evaluate import CUTS, Candidates, merit
 
-WEIGHTS = (0.0, -16.0, -4.0, -1.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+WEIGHTS = (0.0, -16.0, -4.0, -1.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
 HALF_LIVES = (8.0, 32.0, 128.0, 512.0, 2048.0)
 BEFORE = (1.0, 0.7, 0.5, 0.25)
-CUT = 10
+CUT = CUTS[-1]
 
 Rows = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 
 def choose_repeats(proposed: list[Candidates], targets: list[Rows], table: Float16) -> Repeats:
-    """The term with the best NDCG@10; of equals the one with the smallest weight.
+    """The term with the best `merit`; of equals the one with the smallest weight.
 
     Weight and half-life are looked for together, then what events before the ring count.
     """
     field = Field.of(proposed, table)
 
     def best(grid: list[Repeats]) -> Repeats:
-        def merit(repeats: Repeats) -> tuple[float, float]:
-            return round(ndcg(field.top(repeats), targets, CUT), 6), -abs(repeats.weight)
+        def key(repeats: Repeats) -> tuple[float, float]:
+            return round(merit(field.top(repeats), targets), 6), -abs(repeats.weight)
 
-        merits = [merit(repeats) for repeats in tqdm(grid, desc="repeats", disable=None)]
+        merits = [key(repeats) for repeats in tqdm(grid, desc="repeats", disable=None)]
         return grid[merits.index(max(merits))]
 
     found = best([Repeats(w, h) for h in HALF_LIVES for w in WEIGHTS if w or h == HALF_LIVES[0]])

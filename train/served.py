@@ -19,7 +19,7 @@ from train.alike import who_inherits
 from train.companions import find_companions
 from train.context import Requests
 from train.demand import Demand, demand
-from train.evaluate import CUTS, Candidates, candidates, embed_items
+from train.evaluate import CUTS, Candidates, candidates, embed_items, lists
 from train.log import Interactions
 from train.split import Split, rows_by_user, take
 from train.towers import Towers
@@ -78,8 +78,7 @@ class Served:
 
     def lists(self, proposed: list[Candidates]) -> Rows:
         """The first items of each list, [U, 20], best first, -1 where there are fewer."""
-        wide = self.table.astype(np.float32)
-        return np.stack([each.top(self.repeats, wide, CUTS[-1]) for each in proposed])
+        return lists(proposed, self.repeats, self.table)
 
 
 @dataclass(frozen=True)

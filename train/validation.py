@@ -24,6 +24,8 @@ from train.evaluate import (
     candidates_of,
     embed_items,
     evaluate,
+    lists,
+    merit,
     torch_encoder,
     user_rows,
 )
@@ -110,16 +112,15 @@ def _silent(
     """
     asked = Requests.at_events(log, next_event(log, held.exam.train, held.exam.users))
 
-    def merit(silent: tuple[str, ...]) -> float:
+    def without(silent: tuple[str, ...]) -> float:
         quiet = copy.deepcopy(context)
         quiet.silence(silent)
-        found = evaluate(held.proposed(quiet, asked), repeats, held.exam.targets, table)
-        return found["ndcg@10"] + found["recall@20"]
+        return merit(lists(held.proposed(quiet, asked), repeats, table), held.exam.targets)
 
     silent = context.silent
-    best = merit(silent)
+    best = without(silent)
     for part in context.heard:
-        without = merit((*silent, part))
-        if without >= best:
-            silent, best = (*silent, part), without
+        found = without((*silent, part))
+        if found >= best:
+            silent, best = (*silent, part), found
     return silent

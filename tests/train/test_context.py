@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import train.evaluate as evaluation
+import train.validation as validation
 from functions.core.context import ELAPSED, NAMES_AT, Asked, Context, table_rows
 from functions.core.events import DISMISS
 from functions.core.features import gap_bucket
@@ -191,11 +192,30 @@ def test_what_gains_the_validations_lists_nothing_is_silenced(tmp_path: Path) ->
     said, served = choose(tmp_path, features(), inner, parts.train, 0, seed=0)
     assert said["context"] == {"clock": False, "names": True, "elapsed": False, "interest": False}
     assert not served.towers.context.clock.any() and served.towers.context.names.any()
-    exam = Exam.of(inner)
-    proposed = served.proposed(exam.train, exam.users, exam.asked)
-    assert said["validation"] == evaluate(proposed, served.repeats, exam.targets, served.table)
     again, _ = choose(tmp_path, features(), inner, parts.train, 0, seed=0)  # as a run that was ended there
     assert again == said
+
+
+def test_the_validation_is_of_what_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a context that is silenced nothing is left in the repeat term and in what the checkpoint says."""
+    log = by_elapsed()
+    parts = split(dataclasses.replace(log, time_s=np.sort(log.time_s)), "time")
+    inner = split(parts.train, "time")
+    towers = Towers(SHAPE)
+    towers.context = anything(0, 0, SHAPE.dim)
+    save(tmp_path, towers, Meta(tuple(log.item_ids)))
+    monkeypatch.setattr(validation, "_silent", lambda *_: PARTS)
+    said, served = choose(tmp_path, features(), inner, parts.train, 0, seed=0)
+    exam = Exam.of(inner)
+    assert exam.asked is not None and not served.towers.context.heard
+    kept = evaluate(
+        served.proposed(exam.train, exam.users, exam.asked), served.repeats, exam.targets, served.table
+    )
+    assert said["validation"] == kept
+    served.towers.context = anything(0, 0, SHAPE.dim)
+    assert kept != evaluate(
+        served.proposed(exam.train, exam.users, exam.asked), served.repeats, exam.targets, served.table
+    )
 
 
 def by_elapsed() -> Interactions:

@@ -34,6 +34,30 @@ def test_what_is_long_ago_counts_as_much_as_it_says() -> None:
     assert choose_repeats(made, [np.array([3])], table).before < 1
 
 
+def test_a_term_is_chosen_by_what_comes_first_and_by_what_comes_at_all() -> None:
+    """One user's target is first, and 13th under any term; two users' are behind the 20 without one."""
+    items = 60
+    table, one, other = (
+        np.eye(items, dtype=np.float16),
+        np.zeros(items, np.float32),
+        np.zeros(items, np.float32),
+    )
+    one[0], one[1:13] = 5.0, 4.9
+    other[40:50], other[20:36] = 1000.0, 10.0
+    users = [(one, range(1, 13), [0]), *[(other, range(50, 60), range(50, 60))] * 2]
+    made, targets = [], [np.array(wanted) for *_, wanted in users]
+    for scores, ring, _ in users:
+        best = np.argsort(-scores, kind="stable")[:26]
+        made.append(Candidates((best, scores[best]), Own([*ring]), scores))
+
+    def found(repeats: Repeats) -> tuple[float, float]:
+        values = evaluate(made, repeats, targets, table)
+        return values["ndcg@10"], values["recall@20"]
+
+    assert found(Repeats()) == pytest.approx((1 / 3, 1 / 3))
+    assert found(choose_repeats(made, targets, table)) == pytest.approx((0, 1))
+
+
 TERMS = Repeats(), Repeats(2.0, 4.0), Repeats(-4.0, 32.0, 0.5), Repeats(16.0, 8.0)
 
 

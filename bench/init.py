@@ -73,7 +73,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--folder", type=Path, default=Path("build/bench"), help="where the bundle is kept")
     parser.add_argument("--json", type=Path, help="where to write the report")
     options = parser.parse_args(arguments)
-    kept = options.folder / f"start-{options.items}-{options.dim or 'ruled'}"
+    kept = options.folder / f"start-{SCHEMA}-{options.items}-{options.dim or 'ruled'}"
     bundles = fetched(kept, options.items, options.dim)
     with stand_in(bundles) as environment:
         path = [options.artifact.resolve(), boto3_folder(options.folder.resolve() / "boto3", options.python)]

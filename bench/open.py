@@ -21,7 +21,7 @@ import torch
 from bench.device import describe
 from export.bundle import Source, finish, write_files
 from export.handover import Products
-from functions.core.bundle import MANIFEST
+from functions.core.bundle import MANIFEST, SCHEMA
 from functions.core.catalogue import Product
 from functions.core.features import PRICE_BUCKETS, TEXT_BUCKETS, TEXT_SLOTS, ItemFeatures
 from functions.core.repeats import Repeats
@@ -93,7 +93,7 @@ def measure(bundle: Path, runs: int) -> dict[str, object]:
 
 def synthetic_bundle(folder: Path, items: int, dim: int) -> Path:
     """A bundle of `items` made-up products in `folder`, made unless it is there."""
-    out = folder / f"open-{items}-{dim}"
+    out = folder / f"open-{SCHEMA}-{items}-{dim}"
     if (out / MANIFEST).exists():
         return out
     out.mkdir(parents=True, exist_ok=True)

@@ -35,7 +35,7 @@ import numpy as np
 from bench.shop import ENVIRONMENT, PSEUDONYM, Account, make_bundle
 from bench.warm import credential, http_event
 from functions.aws.rows import to_item
-from functions.core.bundle import MANIFEST, REPORT
+from functions.core.bundle import MANIFEST, REPORT, SCHEMA
 from functions.core.events import Event, user_key
 from functions.core.fold import fold
 from functions.core.served import open_bundle

@@ -20,7 +20,7 @@ import pytest
 
 from functions.aws.bundles import REFUSED_S, Bundles
 from functions.aws.errors import Refused
-from functions.core.bundle import FILES, bundle_id, parse_manifest
+from functions.core.bundle import FILES, SCHEMA, bundle_id, parse_manifest
 from tests.functions.account import STORED
 
 CHAMPION = json.loads((STORED / "pointer.json").read_text())["champion"]
@@ -72,7 +72,7 @@ def stored(*changes: tuple[str, object]) -> tuple[Objects, str]:
 SOUND, NEW = stored(("metrics", {"note": "another sound bundle"}))
 OLD, _ = stored(("metrics", {"note": "what serves"}))
 LIES: list[tuple[str, object]] = [
-    *(("schema", schema) for schema in (0, 1, 2, 3, 4, 6, None, "5")),
+    *(("schema", schema) for schema in (*range(SCHEMA), SCHEMA + 1, None, str(SCHEMA))),
     *(("items", count) for count in (0, 1, 61, 63, -1, None, "62")),
     *(("showable", count) for count in (0, 59, 61, 62, 63, None)),
     *(("dim", width) for width in (0, 8, 15, 17, 32, None)),

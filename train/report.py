@@ -21,6 +21,7 @@ from functions.core.repeats import Repeats
 from train.context import Requests, next_event
 from train.evaluate import (
     CUTS,
+    USERS_AT_ONCE,
     Candidates,
     TowerItems,
     evaluate,
@@ -30,7 +31,7 @@ from train.evaluate import (
 )
 from train.log import Interactions
 from train.prequential import prequential, summary
-from train.served import USERS_AT_ONCE, Exam, Served
+from train.served import Exam, Served
 from train.slices import Hits, beyond_accuracy, estimate, event_counts, slices, target_kinds
 from train.split import Split, start_of_test, take
 

@@ -19,12 +19,10 @@ from train.alike import who_inherits
 from train.companions import find_companions
 from train.context import Requests
 from train.demand import Demand, demand
-from train.evaluate import CUTS, Candidates, candidates, embed_items, lists
+from train.evaluate import CUTS, USERS_AT_ONCE, Candidates, candidates, embed_items, lists
 from train.log import Interactions
 from train.split import Split, rows_by_user, take
 from train.towers import Towers
-
-USERS_AT_ONCE = 512
 
 Rows = NDArray[np.int64]
 

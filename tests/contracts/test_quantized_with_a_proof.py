@@ -20,7 +20,14 @@ from tests.bundles import tiny_checkpoint
 from train.checkpoint import load, save
 
 LOOSE = 0.05  # 40 users: one rank more or less is a percent of NDCG
-FIRST = {"item.ids.weight": 5, "context.names": 0}  # row of a weight; item row 0 is for unknown items
+# Row of a weight; item row 0 is for unknown items, and those of times start with row 1.
+FIRST = {"item.ids.weight": 5, "context.names": 0, "context.elapsed_factors": 0, "context.interests": 0}
+SAID = {
+    "item.ids.weight": "item row 4",
+    "context.names": f"context table row {NAMES_AT}",
+    "context.elapsed_factors": "context factors row 1",
+    "context.interests": "context interests row 1",
+}
 Quantized = tuple[np.ndarray, np.ndarray]
 
 
@@ -103,8 +110,7 @@ def test_a_vector_that_is_not_finite_is_not_published(
         dict(towers.named_parameters())[part][FIRST[part]] = number
     save(folder, towers, meta)
     assert main(["--checkpoint", str(folder), "--out", str(tmp_path / "out")]) == 1
-    row = "item row 4" if part.startswith("item") else f"context row {NAMES_AT}"
-    assert row in capsys.readouterr().err
+    assert SAID[part] in capsys.readouterr().err
     assert nothing_is_left(tmp_path / "out")
 
 

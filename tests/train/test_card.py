@@ -43,7 +43,7 @@ def report() -> dict[str, Any]:
         "dropped": {"bot": 3, "duplicate": 12_345},
         "training": training_facts(Shape(12, 1, 1), Options(seed=7), epochs=3, best=1, seconds=61.24),
         "epochs": [(2.0, 0.1), (1.5, 0.3), (1.2, 0.2)],
-        "context": {"clock": False, "names": True, "elapsed": True},
+        "context": {"clock": False, "names": True, "elapsed": True, "interest": False},
         "test": metrics(top, targets, 12),
         "baselines": {"popularity": {"ndcg@10": 0.0421}},
         "slices": slices(top, targets, users, log),

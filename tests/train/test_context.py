@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from functions.core.repeats import Own, Repeats
 from functions.core.ring import ENTRY_BYTES, Ring, RingEntry
 from functions.core.user_row import UserRow, event_hash, item_key, new_row
 from tests.train.test_fit import ITEMS, QUICK, SHAPE, circle, features
-from train.checkpoint import Meta, save
+from train.checkpoint import Meta, load, save
 from train.context import (
     DROPPED,
     PARTS,
@@ -31,6 +32,7 @@ from train.context import (
 )
 from train.dataset import held_out, histories
 from train.evaluate import (
+    Candidates,
     TowerItems,
     candidates,
     candidates_of,
@@ -40,6 +42,7 @@ from train.evaluate import (
     user_rows,
 )
 from train.log import Interactions
+from train.repeats import choose_repeats
 from train.served import Exam
 from train.split import Split, split
 from train.towers import Towers
@@ -198,6 +201,13 @@ def test_what_gains_the_validations_lists_nothing_is_silenced(tmp_path: Path) ->
 
 def test_the_validation_is_of_what_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a context that is silenced nothing is left in the repeat term and in what the checkpoint says."""
+    chosen_by: list[list[Candidates]] = []
+
+    def spied(proposed: list[Candidates], *more: Any) -> Repeats:
+        chosen_by.append(proposed)
+        return choose_repeats(proposed, *more)
+
+    monkeypatch.setattr(validation, "choose_repeats", spied)
     log = by_elapsed()
     parts = split(dataclasses.replace(log, time_s=np.sort(log.time_s)), "time")
     inner = split(parts.train, "time")
@@ -208,10 +218,12 @@ def test_the_validation_is_of_what_is_kept(tmp_path: Path, monkeypatch: pytest.M
     said, served = choose(tmp_path, features(), inner, parts.train, 0, seed=0)
     exam = Exam.of(inner)
     assert exam.asked is not None and not served.towers.context.heard
-    kept = evaluate(
-        served.proposed(exam.train, exam.users, exam.asked), served.repeats, exam.targets, served.table
-    )
-    assert said["validation"] == kept
+    proposed = served.proposed(exam.train, exam.users, exam.asked)
+    kept = evaluate(proposed, served.repeats, exam.targets, served.table)
+    assert said["validation"] == kept == load(tmp_path)[1].metrics
+    first, last = (np.stack([each.vector for each in some]) for some in chosen_by)
+    np.testing.assert_array_equal(last, [each.vector for each in proposed])
+    assert (first != last).any()
     served.towers.context = anything(0, 0, SHAPE.dim)
     assert kept != evaluate(
         served.proposed(exam.train, exam.users, exam.asked), served.repeats, exam.targets, served.table

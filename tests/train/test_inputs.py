@@ -47,4 +47,4 @@ def test_vectors_devices_and_times_go_from_the_files_into_the_checkpoint(
     assert vectors.shape == (12, 3) and not vectors[11].any()  # only the log knows the twelfth
     metrics = json.loads((out / "metrics.json").read_text())
     assert metrics.keys() >= {"test", "test_in_context"}
-    assert metrics["context"] == {"clock": True, "names": True, "elapsed": True}
+    assert metrics["context"] == {"clock": True, "names": True, "elapsed": True, "interest": True}

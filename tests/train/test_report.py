@@ -10,8 +10,9 @@ import torch
 
 from bench.ranks import ranks
 from tests.train.test_evaluate import interactions
+from train.evaluate import USERS_AT_ONCE
 from train.report import newest
-from train.served import USERS_AT_ONCE, Exam
+from train.served import Exam
 from train.split import Split
 
 NOTHING = -1

@@ -239,6 +239,7 @@ def test_what_is_not_heard_of_a_request_is_gone_from_the_weights_that_are_kept(
     assert bool(context.elapsed_factors.any()) == (not silent)
     said = {part: not silent and part != "names" for part in PARTS}  # the log has none
     assert metrics(tmp_path)["context"] == said
+    assert {part: part in context.heard for part in PARTS} == said
 
 
 def test_what_is_heard_is_chosen_again_alike_by_a_run_that_goes_on(

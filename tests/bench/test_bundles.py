@@ -5,6 +5,7 @@ from pathlib import Path
 
 from bench import open as opening
 from bench import swap
+from functions.core.bundle import SCHEMA
 
 
 def test_opening_is_measured_in_a_process_of_its_own(tmp_path: Path) -> None:
@@ -25,9 +26,10 @@ def test_opening_is_measured_in_a_process_of_its_own(tmp_path: Path) -> None:
     found = json.loads(report.read_text())
     assert 0 < found["verify_s"] <= found["open_s"] + 1 and found["resident_mb"] > found["imports_mb"] > 0
     assert found["bytes"]["embeddings.f16"] == 300 * 16 * 2
-    kept = (tmp_path / "open-300-16" / "manifest.json").stat().st_mtime_ns
+    manifest = tmp_path / f"open-{SCHEMA}-300-16" / "manifest.json"
+    kept = manifest.stat().st_mtime_ns
     assert opening.main(arguments) == 0
-    assert (tmp_path / "open-300-16" / "manifest.json").stat().st_mtime_ns == kept
+    assert manifest.stat().st_mtime_ns == kept
 
 
 def test_requests_are_timed_alone_and_during_swaps() -> None:

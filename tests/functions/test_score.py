@@ -23,6 +23,7 @@ from functions.core.fold import fold
 from functions.core.requests import BannerRequest
 from functions.core.served import ServedBundle
 from functions.core.tokens import Decision, verify
+from functions.core.user_row import UserRow
 from tests.functions.account import (
     KEYS,
     STORED,
@@ -54,6 +55,20 @@ def bring(events: list[Json], user: str = "ann", start: int = 1) -> None:
     """The stream brings events into the user's row."""
     records = [stream_record(key_of(user), event, start + at) for at, event in enumerate(events)]
     assert update.handler({"Records": records}, Context()) == {"batchItemFailures": []}
+
+
+def serving(user: str) -> tuple[ServedBundle, UserRow]:
+    """The bundle that is served, and the user's row."""
+    bundle, row = score.scorer().bundles.current, score.scorer().rows.get(key_of(user))
+    assert bundle is not None and row is not None
+    return bundle, row
+
+
+def turned_after_two_days(bundle: ServedBundle) -> ServedBundle:
+    """The bundle, where whoever stays away for more than two days wants the opposite."""
+    factors = bundle.context.factors.copy()
+    factors[int(gap_bucket(2 * 86_400)) :] = -2.0
+    return replace(bundle, context=bundle.context._replace(factors=factors))
 
 
 def shown(answer: Json) -> list[str]:
@@ -239,9 +254,7 @@ def test_an_exploring_policy_says_its_true_propensity(account: Account) -> None:
     bring(LIKES)
     answer = ask(slot="product", k=1)
     (decision,) = decisions(answer)
-    bundle = score.scorer().bundles.current
-    row = score.scorer().rows.get(key_of("ann"))
-    assert bundle is not None and row is not None
+    bundle, row = serving("ann")
     rows, _ = bundle.candidates(row)
     best = bundle.catalogue.product(int(rows[0])).item_id
     share = 0.05 / len(rows)
@@ -252,11 +265,8 @@ def test_an_exploring_policy_says_its_true_propensity(account: Account) -> None:
 def test_a_list_is_of_the_time_since_the_visitors_last_event(account: Account) -> None:
     """Under a model in which whoever stays away for more than two days wants the opposite."""
     bring(LIKES)
-    bundle, row = score.scorer().bundles.current, score.scorer().rows.get(key_of("ann"))
-    assert bundle is not None and row is not None
-    factors = bundle.context.factors.copy()
-    factors[int(gap_bucket(2 * 86_400)) :] = -2.0
-    other = replace(bundle, context=bundle.context._replace(factors=factors))
+    bundle, row = serving("ann")
+    other = turned_after_two_days(bundle)
     request = BannerRequest(bundle.slots["cart"], 6)
 
     def listed(by: ServedBundle, after_s: int) -> list[int]:
@@ -271,11 +281,8 @@ def test_a_list_is_of_the_time_since_the_visitors_last_event(account: Account) -
 def test_events_that_a_request_brings_along_end_the_time_away(account: Account) -> None:
     """A visitor who is back after a week is asked for as one who is back."""
     bring(LIKES)
-    bundle, row = score.scorer().bundles.current, score.scorer().rows.get(key_of("ann"))
-    assert bundle is not None and row is not None
-    factors = bundle.context.factors.copy()
-    factors[int(gap_bucket(2 * 86_400)) :] = -2.0
-    other = replace(bundle, context=bundle.context._replace(factors=factors))
+    bundle, row = serving("ann")
+    other = turned_after_two_days(bundle)
     now_s = row.last_s + 7 * 86_400
     back = Event("back", "click", "sku-000", now_s - 5)
     asked = BannerRequest(bundle.slots["cart"], 6, recent=(back,))
@@ -290,8 +297,7 @@ def test_events_that_a_request_brings_along_end_the_time_away(account: Account) 
 def test_a_list_is_of_all_that_the_visitor_met_where_the_model_says_so(account: Account) -> None:
     """Under a model in which after two days nothing counts but the general interest."""
     bring([behaviour(n, f"sku-{n:03d}", "click") for n in (*range(30), *range(40, 42))])
-    bundle, row = score.scorer().bundles.current, score.scorer().rows.get(key_of("ann"))
-    assert bundle is not None and row is not None
+    bundle, row = serving("ann")
     late = int(gap_bucket(2 * 86_400))
     factors, interests = bundle.context.factors.copy(), bundle.context.interests.copy()
     factors[late:], interests[late:] = -1.0, 1.0

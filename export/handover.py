@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from functions.core.catalogue import Product
 from functions.core.context import Asked
 from functions.core.features import Int64, ItemFeatures, Vocabulary, item_features
+from functions.core.repeats import Own
 from functions.core.served import ServedBundle
 from functions.core.user_row import UserRow
 from train.checkpoint import BadCheckpoint, Meta
@@ -57,11 +58,12 @@ class HeldOut:
     targets: list[NDArray[np.int64]]
     asked_s: int | None = None  # when they ask, if that is known
 
-    def queries(self, served: ServedBundle, rows: Sequence[UserRow]) -> NDArray[np.float32]:
-        """The vectors [U, d] of some users' rows as they ask."""
+    def queries(
+        self, served: ServedBundle, rows: Sequence[UserRow], own: Sequence[Own]
+    ) -> NDArray[np.float32]:
+        """The vectors [U, d] of some users' rows as they ask; own [U]: what each has had to do with."""
         asked = [Asked(elapsed_s=row.elapsed_s(self.asked_s)) for row in rows]
-        pairs = zip(rows, asked, strict=True)
-        return np.array([served.query(row, served.own(row), each) for row, each in pairs], np.float32)
+        return np.array([served.query(*each) for each in zip(rows, own, asked, strict=True)], np.float32)
 
     def in_order(self, order: Int64) -> HeldOut:
         """The same users where row `order[n]` is row n."""

@@ -32,6 +32,7 @@ from export.scorers import CHOSEN_FROM, ROUNDS, microseconds
 from export.towers import with_rounded_tables
 from functions.core.features import GAP_BUCKETS, VALUE_BUCKETS
 from functions.core.fold import Step, in_space
+from functions.core.repeats import Own
 from functions.core.served import CANDIDATES, ServedBundle
 from functions.core.user_row import Float16, UserRow
 from train.evaluate import TowerItems, metrics, ndcg, torch_encoder, user_rows
@@ -85,14 +86,19 @@ class _View:
     shown: Float16  # [M, d] of the stage's bundle
 
     @cached_property
+    def own(self) -> list[Own]:
+        """What each user has had to do with, [U]."""
+        return [self.stage.served.own(row) for row in self.rows]
+
+    @cached_property
     def queries(self) -> NDArray[np.float32]:
         """The users' vectors as they ask, [U, d]."""
-        return self.stage.held.queries(self.stage.served, self.rows)
+        return self.stage.held.queries(self.stage.served, self.rows, self.own)
 
     def tops(self) -> list[Top]:
         """The ten that each user would be served."""
-        pairs = zip(self.rows, self.queries, strict=True)
-        return [_ranked(self.stage.served, self.level, row, query) for row, query in pairs]
+        pairs = zip(self.own, self.queries, strict=True)
+        return [_ranked(self.stage.served, self.level, own, query) for own, query in pairs]
 
 
 def prove(published: Stage, embeddings: Float16, max_loss: float, before: Sequence[Stage] = ()) -> Proof:
@@ -251,10 +257,10 @@ def _quality(proof: Proof, views: Mapping[str, _View], by_onnx: list[UserRow]) -
         )
 
 
-def _ranked(served: ServedBundle, level: Level, row: UserRow, query: NDArray[np.float32]) -> Top:
+def _ranked(served: ServedBundle, level: Level, own: Own, query: NDArray[np.float32]) -> Top:
     """The ten that would be served at a level of precision."""
     best = level.top(query, CANDIDATES)
-    ranked, _ = served.ranked(best, served.own(row), lambda rows: level.scores(query, rows))
+    ranked, _ = served.ranked(best, own, lambda rows: level.scores(query, rows))
     return _padded(ranked)
 
 

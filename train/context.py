@@ -27,8 +27,7 @@ from functions.core.context import (
 )
 from functions.core.events import DISMISS, IMPRESSION
 from functions.core.features import gap_bucket
-from functions.core.repeats import Own
-from functions.core.user_row import Float16, UserRow
+from functions.core.user_row import UserRow
 from train.log import Interactions
 
 # Of what a request says: hour and weekday, device and slot, how long after the last event, and what that
@@ -55,15 +54,15 @@ class ContextTable(nn.Module):
         self.elapsed_factors = nn.Parameter(torch.zeros(ELAPSED, dim))
         self.interests = nn.Parameter(torch.zeros(ELAPSED, dim))
 
-    def train_on(self, log: Interactions, elapsed: bool) -> bool:
-        """Learn what the log tells, and times since the last event, or not; whether there is anything."""
+    def train_on(self, log: Interactions, elapsed: bool) -> tuple[str, ...]:
+        """Learn what the log tells, and times since the last event, or not; returns which of PARTS."""
         named, clock = np.divmod(event_codes(log), (HOURS + 1) * (WEEKDAYS + 1))
         elapsed = elapsed and not _equally_spaced(log)
         parts = dict(zip(PARTS, (bool(clock.any()), bool(named.any()), elapsed, elapsed), strict=True))
         for part, learnt in parts.items():
             for weights in self._of(part):
                 weights.requires_grad_(learnt)
-        return any(parts.values())
+        return tuple(part for part, learnt in parts.items() if learnt)
 
     def forward(self, vectors: Tensor, mean: Tensor, code: Tensor, elapsed: Tensor) -> Tensor:
         """User vectors [..., d] as the users ask: mean embeddings of what they met [..., d], codes of
@@ -202,26 +201,3 @@ class Requests:
         """Buckets of the time since each row's last event, [U]; 0 where there is none."""
         elapsed_s = [row.elapsed_s(now_s) for row, now_s in zip(rows, self.time_s.tolist(), strict=True)]
         return gap_bucket(np.array([-1 if each is None else each for each in elapsed_s], np.int64))
-
-
-@torch.inference_mode()
-def queries(
-    rows: Sequence[UserRow],
-    own: Sequence[Own],
-    embeddings: Float16,
-    asked: Requests | None,
-    table: ContextTable | None,
-) -> NDArray[np.float32]:
-    """The vectors of the rows as their users ask, [U, d]; as they are where one of the last two is None.
-
-    own [U]: what each user has met, as rows of the embeddings [N, d].
-    """
-    vectors = np.stack([row.vector for row in rows]).astype(np.float32)
-    if asked is None or table is None:
-        return vectors
-    means = np.zeros_like(vectors)
-    if "interest" in table.heard:
-        means = np.stack([each.mean(embeddings) for each in own])
-    codes = torch.from_numpy(asked.code), torch.from_numpy(asked.elapsed(rows))
-    found: NDArray[np.float32] = table(*map(torch.from_numpy, (vectors, means)), *codes).numpy()
-    return found

@@ -25,7 +25,7 @@ from functions.core.histories import Histories, spans_of
 from functions.core.repeats import NOBODY, Own, Repeats, Rows, Scores
 from functions.core.user_row import Float16, UserRow, event_hash, item_key
 from train.baselines import DEFAULTS, top
-from train.context import ContextTable, Requests, queries
+from train.context import ContextTable, Requests
 from train.log import Interactions
 from train.split import Split, rows_by_user
 from train.towers import Towers
@@ -220,6 +220,54 @@ class Candidates:
         return np.pad(rows[:k], (0, max(0, k - len(rows))), constant_values=-1)
 
 
+@dataclass(frozen=True)
+class Visitors:
+    """U users as they stand: their rows, and what each has had to do with, as rows of `items`."""
+
+    rows: Sequence[UserRow]
+    own: Sequence[Own]
+    items: TowerItems
+
+    @classmethod
+    def of(
+        cls, rows: Sequence[UserRow], items: TowerItems, kinds: tuple[int, ...] = Repeats.kinds
+    ) -> Visitors:
+        """The users of these rows; events of other types than `kinds` do not count."""
+        return cls(rows, [Repeats(kinds=kinds).own(row, items.rows) for row in rows], items)
+
+    @cached_property
+    def means(self) -> NDArray[np.float32]:
+        """The general interest of each, [U, d]."""
+        return np.stack([own.mean(self.items.table) for own in self.own])
+
+    @torch.inference_mode()
+    def queries(self, context: ContextTable | None, asked: Requests | None) -> NDArray[np.float32]:
+        """Their vectors as they ask, [U, d]; as they are where either is None."""
+        vectors = np.stack([row.vector for row in self.rows]).astype(np.float32)
+        if context is None or asked is None:
+            return vectors
+        means = self.means if "interest" in context.heard else np.zeros_like(vectors)
+        codes = torch.from_numpy(asked.code), torch.from_numpy(asked.elapsed(self.rows))
+        found: NDArray[np.float32] = context(*map(torch.from_numpy, (vectors, means)), *codes).numpy()
+        return found
+
+    def proposed(
+        self,
+        context: ContextTable,
+        asked: Requests | None = None,
+        alike: Alike = NOBODY,
+        companions: Alike = NOBODY,
+    ) -> list[Candidates]:
+        """What is proposed to each; the parameters as of `candidates`."""
+        vectors = self.queries(context, asked)
+        dots = torch.from_numpy(vectors) @ self.items.transposed  # [U, N]
+        scores, best = dots.topk(min(CANDIDATES, dots.shape[1]), 1)
+        return [
+            Candidates((b, s), met, vector, alike, companions)
+            for s, b, met, vector in zip(scores.numpy(), best.numpy(), self.own, vectors, strict=True)
+        ]
+
+
 def candidates(
     log: Interactions,
     users: list[int],
@@ -240,28 +288,8 @@ def candidates(
     found: list[Candidates] = []
     for part in _row_chunks(log, users, encoder):
         ask = asked and asked[len(found) : len(found) + len(part)]
-        found += candidates_of(part, items, towers.context, ask, kinds, alike, companions)
+        found += Visitors.of(part, items, kinds).proposed(towers.context, ask, alike, companions)
     return found
-
-
-def candidates_of(
-    rows: Sequence[UserRow],
-    items: TowerItems,
-    context: ContextTable,
-    asked: Requests | None = None,
-    kinds: tuple[int, ...] = Repeats.kinds,
-    alike: Alike = NOBODY,
-    companions: Alike = NOBODY,
-) -> list[Candidates]:
-    """What each of these rows proposes from the embeddings of `items`; the rest as of `candidates`."""
-    own = [Repeats(kinds=kinds).own(row, items.rows) for row in rows]
-    vectors = queries(rows, own, items.table, asked, context)
-    dots = torch.from_numpy(vectors) @ items.transposed  # [U, N]
-    scores, best = dots.topk(min(CANDIDATES, dots.shape[1]), 1)
-    return [
-        Candidates((b, s), met, vector, alike, companions)
-        for s, b, met, vector in zip(scores.numpy(), best.numpy(), own, vectors, strict=True)
-    ]
 
 
 def _row_chunks(log: Interactions, users: list[int], encoder: Encoder) -> Iterator[list[UserRow]]:

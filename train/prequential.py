@@ -39,9 +39,9 @@ from functions.core.repeats import NOBODY, Own, Repeats
 from functions.core.user_row import Float16, UserRow
 from train.alike import who_inherits
 from train.checkpoint import load
-from train.context import ContextTable, Requests, queries
+from train.context import ContextTable, Requests
 from train.engines import ENGINES
-from train.evaluate import TowerItems, _event, embed_items, torch_encoder, user_rows
+from train.evaluate import TowerItems, Visitors, _event, embed_items, torch_encoder, user_rows
 from train.handover import CATALOGUE, popularity, read_companions, read_demand, read_features
 from train.log import Interactions, onto, read_log
 from train.mapping import load_mapping
@@ -167,14 +167,13 @@ class Ranking:
 
     def scores(self, rows: Sequence[UserRow], asked: Requests) -> Tensor:
         """What would be served from each row, as its user asks: [R, N] float32."""
-        own = [self.repeats.own(row, self.items.rows) for row in rows]
-        vectors = queries(rows, own, self.items.table, asked, self.context)
-        scores = torch.from_numpy(vectors) @ self.items.transposed
+        visitors = Visitors.of(rows, self.items, self.repeats.kinds)
+        scores = torch.from_numpy(visitors.queries(self.context, asked)) @ self.items.transposed
         for at, row in enumerate(rows):
             if not row.vector.any():
                 scores[at] = self.popular
             else:
-                self._add(scores[at], own[at])
+                self._add(scores[at], visitors.own[at])
         return scores
 
     def _add(self, scores: Tensor, own: Own) -> None:

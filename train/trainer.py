@@ -59,7 +59,7 @@ class Objective(nn.Module):
         super().__init__()
         self.options = options
         self.towers = Towers(shape)
-        self.in_context = self.towers.context.train_on(log, elapsed=options.horizon_s > 0)
+        self.context_parts = self.towers.context.train_on(log, elapsed=options.horizon_s > 0)
         self.history = options.history if options.loss == "softmax" else "free"
         self.scores_every = options.scores_every(shape.items)
         self.repeats = RepeatTerm().requires_grad_(self.history == "weighed" and self.scores_every)
@@ -103,10 +103,12 @@ class Objective(nn.Module):
     def vectors(self, items: Tensor, batch: Batch) -> Tensor:
         """User vectors after every event, as the user then asks, [R, T, d] -> same."""
         vectors: Tensor = self.towers.user(items, batch.kind, batch.gap, batch.value)
-        if not self.in_context:
+        if not self.context_parts:
             return vectors
-        mean = mean_so_far(items, batch.item, batch.kind)
-        return self.towers.context(vectors, mean, batch.context, batch.elapsed)  # type: ignore[no-any-return]
+        context, mean = self.towers.context, torch.zeros_like(vectors)
+        if "interest" in self.context_parts:
+            mean = mean_so_far(items, batch.item, batch.kind)
+        return context(vectors, mean, batch.context, batch.elapsed)  # type: ignore[no-any-return]
 
     def forward(self, batch: Batch) -> Tensor:
         """Mean loss of the batch's targets."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from functions.core.features import ItemFeatures
 from functions.core.repeats import NOBODY, Repeats
-from functions.core.user_row import Float16, UserRow
+from functions.core.user_row import Float16
 from train.alike import who_inherits
 from train.checkpoint import load, write_meta
 from train.companions import choose_companions, find_companions
@@ -21,7 +21,7 @@ from train.demand import demand
 from train.evaluate import (
     Candidates,
     TowerItems,
-    candidates_of,
+    Visitors,
     embed_items,
     evaluate,
     lists,
@@ -42,11 +42,10 @@ USERS = 1_000  # of the validation, at most
 
 @dataclass(frozen=True)
 class Validation:
-    """Some users of the validation, their rows, and the items that are proposed to them."""
+    """Some users of the validation as they stand, and what they went on to."""
 
     exam: Exam
-    rows: list[UserRow]
-    items: TowerItems
+    visitors: Visitors
     kinds: tuple[int, ...]  # event types that the log has
 
     @classmethod
@@ -55,11 +54,12 @@ class Validation:
         exam = Exam.of(inner, USERS, seed)
         items = TowerItems(inner.train.item_ids, table)
         rows = user_rows(exam.train, exam.users, torch_encoder(towers, items))
-        return cls(exam, rows, items, tuple(np.unique(inner.train.kind).tolist()))
+        kinds = tuple(np.unique(inner.train.kind).tolist())
+        return cls(exam, Visitors.of(rows, items, kinds), kinds)
 
     def proposed(self, context: ContextTable, asked: Requests | None) -> list[Candidates]:
         """What is proposed to each user, by where and when they ask."""
-        return candidates_of(self.rows, self.items, context, asked, self.kinds)
+        return self.visitors.proposed(context, asked)
 
     def repeats(self, proposed: list[Candidates], table: Float16) -> Repeats:
         """The repeat term that ranks best."""

@@ -24,9 +24,9 @@ from functions.core.served import open_bundle
 from functions.core.user_row import Float16
 from tests.bundles import DEVICE, LOG_ONLY, products, shoppers, tiny_checkpoint
 from train.checkpoint import Meta, load, save
-from train.context import Requests, queries
+from train.context import Requests
 from train.demand import demand
-from train.evaluate import user_rows
+from train.evaluate import TowerItems, Visitors, user_rows
 from train.handover import write_demand, write_held_out, write_popularity, write_products
 from train.log import Interactions
 from train.split import split
@@ -297,7 +297,8 @@ def test_a_bundle_makes_of_a_request_what_training_did(copy: Path, tmp_path: Pat
     code = hour_code(time_s) + 25 * (weekday_code(time_s) + 8 * device)
     asked = Requests(code, time_s)
     own = [served.own(row) for row in rows]
-    wanted = queries(rows, own, served.items.table, asked, towers.context)
+    items = TowerItems(log.item_ids, served.items.table)
+    wanted = Visitors(rows, own, items).queries(towers.context, asked)
     for row, met, now_s, named, query in zip(
         rows, own, time_s.tolist(), device.tolist(), wanted, strict=True
     ):

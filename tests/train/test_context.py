@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import train.evaluate as evaluation
+import train.trainer as trainer
 import train.validation as validation
 from functions.core.context import ELAPSED, NAMES_AT, Asked, Context, table_rows
 from functions.core.events import DISMISS
@@ -28,14 +29,13 @@ from train.context import (
     event_codes,
     mean_so_far,
     next_event,
-    queries,
 )
 from train.dataset import held_out, histories
 from train.evaluate import (
     Candidates,
     TowerItems,
+    Visitors,
     candidates,
-    candidates_of,
     embed_items,
     evaluate,
     torch_encoder,
@@ -89,7 +89,8 @@ def test_codes_stand_for_the_rows_that_serving_adds() -> None:
     some[3], some[4] = UserRow(some[3].state, some[3].vector, ""), row_at(int(log.time_s[4]) + 9, np.ones(8))
     own = [Own(rng.integers(0, ITEMS, 3).tolist(), {0: 0.5}) for _ in some]
     embeddings = rng.normal(size=(ITEMS, 8)).astype(np.float16)
-    found = queries(some, own, embeddings, Requests.at_events(log, np.arange(len(log.user))), table)
+    visitors = Visitors(some, own, TowerItems(log.item_ids, embeddings))
+    found = visitors.queries(table, Requests.at_events(log, np.arange(len(log.user))))
     for at, row in enumerate(some):
         now_s = int(log.time_s[at])
         asked = Asked(("", *DEVICES)[device[at]], ("", *SLOTS)[slot[at]], now_s, row.elapsed_s(now_s))
@@ -385,8 +386,7 @@ def test_the_parallel_form_asks_as_a_row_does() -> None:
     rows = user_rows(log, list(range(80)), torch_encoder(objective.towers, items))
     waits_s = np.random.default_rng(0).integers(0, 10**6, 80)
     asked = Requests(np.zeros(80, np.int64), np.array([row.last_s for row in rows]) + waits_s)
-    own = [Repeats().own(row, items.rows) for row in rows]
-    wanted = queries(rows, own, table, asked, context)
+    wanted = Visitors.of(rows, items).queries(context, asked)
     targets = {user: np.zeros(1, np.int64) for user in range(80)}
     made = held_out(Split(log, targets), 16).windows.batch(torch.arange(80))
     elapsed = torch.from_numpy(gap_bucket(waits_s))[:, None].expand_as(made.elapsed)
@@ -394,8 +394,28 @@ def test_the_parallel_form_asks_as_a_row_does() -> None:
         embedded = torch.from_numpy(table.astype(np.float32))[made.item]
         found = objective.vectors(embedded, dataclasses.replace(made, elapsed=elapsed))[:, -1]
     np.testing.assert_allclose(found.numpy(), wanted, rtol=1e-3, atol=4e-3)
-    deaf = queries(rows, [Own()] * 80, table, asked, context)
+    deaf = Visitors(rows, [Own()] * 80, items).queries(context, asked)
     assert np.median(np.abs(wanted - deaf).max(1)) > 0.1
+
+
+@pytest.mark.parametrize(("horizon_s", "learnt"), [(0, False), (1, True)])
+def test_a_mean_is_made_where_an_interest_is_learnt(
+    horizon_s: int, learnt: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is a look at every pair of events where there are dismissals."""
+    made: list[bool] = []
+
+    def counted(*parts: torch.Tensor) -> torch.Tensor:
+        made.append(True)
+        return mean_so_far(*parts)
+
+    monkeypatch.setattr(trainer, "mean_so_far", counted)
+    log = by_elapsed()
+    training = Trainer(log, features(), SHAPE, dataclasses.replace(QUICK, horizon_s=horizon_s), 1)
+    held = held_out(Split(log, {user: np.zeros(1, np.int64) for user in range(80)}), 16)
+    assert training.objective.context_parts
+    training.top(held, 5)
+    assert bool(made) is learnt
 
 
 def test_only_event_types_that_the_repeat_term_counts_are_in_the_mean() -> None:
@@ -408,10 +428,10 @@ def test_only_event_types_that_the_repeat_term_counts_are_in_the_mean() -> None:
     asked = Requests.at(int(log.time_s.max()) + 86_400, 80)
     for kinds in ((1, 4), (4,)):
         own = [Repeats(kinds=kinds).own(row, items.rows) for row in rows]
-        wanted = queries(rows, own, items.table, asked, towers.context)
-        found = candidates_of(rows, items, towers.context, asked, kinds)
+        wanted = Visitors(rows, own, items).queries(towers.context, asked)
+        found = Visitors.of(rows, items, kinds).proposed(towers.context, asked)
         np.testing.assert_array_equal([each.vector for each in found], wanted)
-    whole = candidates_of(rows, items, towers.context, asked, (1, 4))
+    whole = Visitors.of(rows, items, (1, 4)).proposed(towers.context, asked)
     assert not np.allclose([each.vector for each in whole], wanted, atol=1e-3)
 
 

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.reports import read_report
 from bench.step import fullest_row, stored_bytes
 from functions.core.user_row import encode
 
@@ -59,11 +60,11 @@ def main(arguments: list[str]) -> int:
     """Print the table; write `--json`."""
     parser = argparse.ArgumentParser(prog="python -m bench cost", description=__doc__)
     parser.add_argument(
-        "--handler", required=True, type=Path, help="the report of `python -m bench handler --json`"
+        "--handler", required=True, type=read_report, help="the report of `python -m bench handler --json`"
     )
     parser.add_argument("--json", type=Path, help="where to write the report")
     options = parser.parse_args(arguments)
-    report = cost(json.loads(options.handler.read_text(encoding="utf-8")))
+    report = cost(options.handler)
     print(as_table(report))
     if options.json:
         options.json.write_text(json.dumps(report, indent=1, default=str) + "\n", encoding="utf-8")

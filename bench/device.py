@@ -13,7 +13,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from functions.core.engine import processor
+from functions.core.processor import processor
 
 Name = TypeVar("Name")
 Clock = Callable[[], float]

@@ -14,6 +14,7 @@ import matplotlib
 
 from bench import cost, handler, init, scoring, step, swap, training
 from bench import open as opening
+from bench.reports import read_report
 
 OUT = Path("docs/benchmarks")
 SECTIONS = ("scoring", "handler", "step", "swap", "open", "init", "emulator", "cost", "training")
@@ -32,11 +33,12 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--reports", required=True, type=Path, help="folder of the measurements' reports")
     parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args(arguments)
-    reports = {
-        name: json.loads(path.read_text(encoding="utf-8")) | {"measured_on": _day(path)}
-        for name in SECTIONS
-        if (path := options.reports / f"{name}.json").exists()
-    }
+    paths = {name: options.reports / f"{name}.json" for name in SECTIONS}
+    there = {name: path for name, path in paths.items() if path.exists()}
+    try:
+        reports = {name: read_report(path) | {"measured_on": _day(path)} for name, path in there.items()}
+    except argparse.ArgumentTypeError as error:
+        parser.error(str(error))
     written = page(reports)
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "performance.json").write_text(json.dumps(reports, indent=1) + "\n", encoding="utf-8")

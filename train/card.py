@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from functions.core.events import EVENT_TYPES, IMPRESSION
+from functions.core.processor import processor
 from train import plots
 from train.log import Interactions
 from train.options import Options
@@ -80,17 +81,8 @@ def training_facts(
 
 def hardware() -> str:
     """The processor, and the accelerator if there is one."""
-    cores = f"{os.cpu_count()} CPU cores ({_processor()})"
+    cores = f"{os.cpu_count()} CPU cores ({processor().get('model name') or platform.machine()})"
     return f"{torch.cuda.get_device_name()}, {cores}" if torch.cuda.is_available() else cores
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 def versions() -> dict[str, str]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from functions.core.errors import CorruptBundle
 from functions.core.index import ListSearch, read_lists
+from functions.core.processor import processor
 from functions.core.scans import Codes, ColumnCodes
 from functions.core.scorer import Scan, Search, WholeScan, blocks
 
@@ -94,12 +95,3 @@ def cpu() -> dict[str, str]:
     said = processor()
     name, flags = said.get("model name", platform.machine()), said.get("flags", said.get("Features", ""))
     return {"cpu": name, "flags": " ".join(f for f in FLAGS if f in flags.split()), "engine": ENGINE}
-
-
-def processor() -> dict[str, str]:
-    """What Linux says of the first processor, by name; nothing where it does not."""
-    listed = Path("/proc/cpuinfo")
-    if not listed.is_file():
-        return {}
-    lines = [line.split(":", 1) for line in listed.read_text("utf-8").splitlines() if ":" in line]
-    return {key.strip(): value.strip() for key, value in reversed(lines)}

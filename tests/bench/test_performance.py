@@ -7,6 +7,8 @@ import os
 from dataclasses import asdict
 from pathlib import Path
 
+import pytest
+
 from bench.__main__ import main
 from bench.cost import cost
 from bench.init import EMPTY, OURS
@@ -88,3 +90,29 @@ def test_the_page_has_every_section_and_says_what_missed(tmp_path: Path) -> None
     assert page.count("Not measured in this run.") == 1
     for picture in ("scoring.svg", "cost.svg"):
         assert f"({picture})" in page and (tmp_path / "page" / picture).read_text().startswith("<?xml")
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [('{"rows": [', "line 1 column 11"), ("[]", "a JSON list"), ('{"a": "\udcff"}', "decode byte")],
+)
+def test_a_report_that_is_none_is_named(
+    written: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = tmp_path / "step.json"
+    broken.write_bytes(written.encode("utf-8", "surrogateescape"))
+    for asked in (
+        ["performance", "--reports", str(tmp_path), "--out", str(tmp_path / "page")],
+        ["cost", "--handler", str(broken)],
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            main(asked)
+        told = capsys.readouterr().err
+        assert stopped.value.code == 2 and f"{broken}: " in told and said in told and "--json" in told
+    assert not (tmp_path / "page").exists()
+
+
+def test_a_report_that_is_not_there_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["cost", "--handler", str(tmp_path / "none.json")])
+    assert "none.json" in capsys.readouterr().err

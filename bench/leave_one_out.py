@@ -187,7 +187,7 @@ def _stacked(rows: list[UserRow]) -> Float16:
 
 
 def _as_coded(table: Float16) -> NDArray[np.float32]:
-    """What the int8 codes stand for, [N, d]."""
+    """What the int8 codes stand for, [N, d]: all scores less by one number."""
     codes, scales = quantize(table)
     wide = (codes.astype(np.float32) - ZERO_POINT) * scales[..., None]
     decoded: NDArray[np.float32] = wide.reshape(len(table), -1)[:, : table.shape[1]]

@@ -196,7 +196,7 @@ def _ours(
     folder: Path, table: Float16, vectors: Float16
 ) -> tuple[dict[str, Search], dict[str, int], dict[str, NDArray[np.bool_]], dict[str, Any]]:
     """What a bundle would use, as `vitrine`; every kind by name; masks, and a request's candidates."""
-    rows, dim = table.shape
+    rows = len(table)
     kinds: list[dict[str, object]] = [NBITS, {"kind": "integer"}]
     searches: dict[str, Search] = {}
     held: dict[str, int] = {}
@@ -204,7 +204,7 @@ def _ours(
 
     def opened(place: Path, named: Mapping[str, object], name: str) -> Scorer:
         before = anonymous_bytes()
-        scorer = Scorer(engine.open_search(place, named, rows, dim), table, rows)
+        scorer = engine.open_scorer(place, named, table, rows)
         scorer.top(vectors[0], K)
         searches[name] = _one_by_one(scorer, K)
         held[name] = max(anonymous_bytes() - before, 0)

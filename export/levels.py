@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,13 +14,11 @@ from onnx import TensorProto, helper
 
 from export.score import IR_VERSION, quantize, quantize_nibbles, write_score_graph
 from functions.core.models import OPSET
-from functions.core.ranking import top_k_numpy
 from functions.core.runtime import OnnxScan, session_options
 from functions.core.scorer import Scorer, Top, WholeScan, blocks
 from functions.core.selection import Rows, best_rows, buffer
 from functions.core.user_row import Float16
 
-CUT = 10
 BLOCK_ROWS = 8192  # of a float16 table, widened at a time
 FP32, FLOAT16, INT8, INT4, SERVED = "fp32", "float16", "int8", "int4 + rescoring", "served"
 LEVELS = (FP32, FLOAT16, INT8, INT4, SERVED)
@@ -135,22 +133,6 @@ def bytes_per_item(dim: int, served: Mapping[str, object]) -> dict[str, float]:
     int8, int4 = count * (block + 4.0), count * (block / 2 + 4)
     as_served = float(dim) if served.get("kind") == "integer" else int8
     return {FP32: 4.0 * dim, FLOAT16: 2.0 * dim, INT8: int8, INT4: int4, SERVED: as_served}
-
-
-def recall(level: Level, vectors: Sequence[Float16], embeddings: Float16) -> float:
-    """Of the exact ten best among `embeddings` [M, d], the share that a level finds for vectors [Q, d].
-
-    An item that ties with the last is as right as the last.
-    """
-    found, wanted = 0, 0
-    for vector in vectors:
-        best, exact = top_k_numpy(vector, embeddings, CUT)
-        edge = exact[-1] if len(exact) else 0.0
-        rows, _ = level.top(vector, CUT)
-        scores = embeddings[rows].astype(np.float64) @ vector.astype(np.float64)
-        found += int((scores >= edge - 1e-5 * max(abs(edge), 1e-6)).sum())
-        wanted += len(best)
-    return found / wanted if wanted else 1.0
 
 
 def table(measured: Mapping[str, Measured]) -> str:

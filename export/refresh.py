@@ -21,11 +21,10 @@ from export.bundle import golden_histories, write_alike, write_items
 from export.companions import in_rows
 from export.embed import CHUNK, Content, embed
 from export.handover import product
-from export.levels import recall
 from export.origins import ORIGINS, Origins, origins, read_origins
 from export.prune import is_rare, rare_behind
 from export.score import require_finite
-from export.scorers import LEAST_RECALL, QUERIES, renew
+from export.scorers import LEAST_RECALL, QUERIES, GroundTruth, renew
 from export.verify import ULP, units_apart
 from functions.core.bundle import MANIFEST, describe, write_manifest
 from functions.core.catalogue import Product
@@ -213,7 +212,7 @@ def _write(served: ServedBundle, old: Path, rows: _Rows, out: Path) -> tuple[str
     scorer = renew(out, served.manifest.scorer, rows.embeddings[: rows.showable], vectors)
     name = _write_manifest(served, rows, scorer, {}, out)
     opened = open_bundle(out, name)
-    found = recall(opened.scorer, list(vectors), rows.embeddings[: rows.showable])
+    found = GroundTruth.of(vectors, rows.embeddings[: rows.showable]).recall(opened.scorer)
     opened.close()
     if found < LEAST_RECALL:
         raise BadRefresh(f"served: recall@10 {found:.4f} of the exact best; expected {LEAST_RECALL}")

@@ -25,7 +25,8 @@ class NotFinite(ValueError):
 def quantize(embeddings: NDArray[np.float16]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """[M, d] → codes [M, blocks, block] uint8 (int8 + 128), scales [M, blocks]: symmetric, one scale a block.
 
-    Raises NotFinite naming the row. A block of zeros gets the scale 1.
+    They stand for the rows less their mean, so for scores less what all items have in common. Raises
+    NotFinite naming the row. A block of zeros gets the scale 1.
     """
     require_finite(embeddings)
     codes, scales = _blockwise(embeddings, 127)
@@ -51,12 +52,19 @@ def _blockwise(embeddings: NDArray[np.float16], top: int) -> tuple[NDArray[np.fl
     """Whole numbers -top..top [M, blocks, block] and the scale of each block [M, blocks]."""
     count, block = blocks(embeddings.shape[1])
     wide = np.zeros((len(embeddings), count * block), np.float32)
-    wide[:, : embeddings.shape[1]] = embeddings
+    wide[:, : embeddings.shape[1]] = _centred(embeddings)
     parts = wide.reshape(-1, count, block)
     largest = np.abs(parts).max(-1)
     scales = np.where(largest > 0, largest / top, 1).astype(np.float32)
     codes: NDArray[np.float32] = np.rint(parts / scales[..., None])
     return codes, scales
+
+
+def _centred(embeddings: NDArray[np.float16]) -> NDArray[np.float32]:
+    """[M, d] less their mean: it adds the same to each item's score, and would take the codes' range."""
+    mean = embeddings.mean(0, dtype=np.float64) if len(embeddings) else 0.0
+    centred: NDArray[np.float32] = np.subtract(embeddings, mean, dtype=np.float64).astype(np.float32)
+    return centred
 
 
 def quantize_columns(embeddings: NDArray[np.float16]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
@@ -66,9 +74,10 @@ def quantize_columns(embeddings: NDArray[np.float16]) -> tuple[NDArray[np.int8],
     -63..63: products of two full bytes, added in pairs, saturate where a CPU has no VNNI. Raises NotFinite.
     """
     require_finite(embeddings)
-    largest = np.float32(np.abs(embeddings).max(initial=0))
+    centred = _centred(embeddings)
+    largest = np.abs(centred).max(initial=0)
     scales = np.array([largest / SEVEN_BITS if largest else 1], np.float32)
-    codes = np.rint(embeddings.T.astype(np.float32) / scales).astype(np.int8)
+    codes = np.rint(centred.T / scales).astype(np.int8)
     return np.ascontiguousarray(codes), scales
 
 

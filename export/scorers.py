@@ -15,32 +15,65 @@ from numpy.typing import NDArray
 
 from export.lists import build_lists
 from export.score import quantize, quantize_columns, write_column_graph, write_score_graph
-from functions.core.engine import open_search
+from functions.core.engine import open_scorer, open_search
 from functions.core.index import Lists
-from functions.core.ranking import top_k_numpy
-from functions.core.scorer import Scorer, Top
+from functions.core.scorer import FEWEST, Scorer, Top
 from functions.core.user_row import Float16
 
 CUT = 10
+BLOCK_ROWS = 8192  # widened to float64 at a time
 LEAST_RECALL = 0.999  # of the exact ten best
 CHOSEN_FROM = 20_000  # items; below, calling a scan takes as long as the scan
 INDEXED_FROM = 200_000  # items; below, no index can be a millisecond faster than the scan
 INDEX_GAIN_US = 1000.0  # what an index, which is not exact, has to be worth
-MARGIN = 2  # times the lists that these queries need: others need more
+MARGIN = 2  # times the lists, or the candidates, that these queries need: others need more
+MOST_RESCORED = 64 * FEWEST  # candidates looked at exactly; more take as long as a scan does
 INTEGER_GAIN = 0.9  # of MatMulNBits' time, which keeps its speed on more CPUs
 QUERIES, ROUNDS = 100, 5
 SCORER_FILES = ("codes.u8", "scales.f32", "lists.bin", "score.onnx")
 NO_LISTS = b"no lists"  # no file is empty: damage to one is always damage
-NBITS: dict[str, object] = {"kind": "nbits"}
-Named = tuple[dict[str, object], Scorer]
+Named = dict[str, object]  # a scorer, as the manifest does
+NBITS: Named = {"kind": "nbits"}
+Opened = tuple[Named, Scorer]
 
 
-class Timed(Protocol):
+class Finder(Protocol):
     """Whatever finds the best rows for a vector."""
 
-    def top(self, vector: Float16, k: int) -> Top:
+    def top(self, vector: NDArray[np.floating], k: int) -> Top:
         """At most k rows and their scores, best first."""
         ...
+
+
+@dataclass(frozen=True)
+class GroundTruth:
+    """What recall is measured by: Q vectors of users, and for each what the last of the exact best has.
+
+    vectors float64 [Q, d], QUERIES at most; embeddings [M, d]; edges [Q], -inf where there are fewer items.
+    """
+
+    vectors: NDArray[np.float64]
+    embeddings: Float16
+    edges: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, vectors: NDArray[np.floating], embeddings: Float16) -> GroundTruth:
+        """Of the first QUERIES of the vectors [Q, d], by float64 products with all items."""
+        queries = vectors[:QUERIES].astype(np.float64)
+        best = np.full((len(queries), CUT), -np.inf)
+        for start in range(0, len(embeddings), BLOCK_ROWS):
+            scores = queries @ embeddings[start : start + BLOCK_ROWS].astype(np.float64).T
+            best = np.partition(np.concatenate([best, scores], 1), -CUT, 1)[:, -CUT:]
+        return cls(queries, embeddings, best.min(1, initial=np.inf))
+
+    def recall(self, finder: Finder) -> float:
+        """Of the exact best, the share found; what ties with the last is as right as the last."""
+        found, wanted = 0, min(CUT, len(self.embeddings)) * len(self.vectors)
+        for vector, edge in zip(self.vectors, self.edges.tolist(), strict=True):
+            rows, _ = finder.top(vector, CUT)
+            scores = self.embeddings[rows].astype(np.float64) @ vector
+            found += int((scores >= edge - 1e-5 * max(abs(edge), 1e-6)).sum())
+        return found / wanted if wanted else 1.0
 
 
 @dataclass(frozen=True)
@@ -74,12 +107,17 @@ def choose(out: Path, embeddings: Float16, vectors: NDArray[np.floating]) -> Cho
     """Replace the scorer in `out`, MatMulNBits, by a faster one that finds as much, where there is one.
 
     embeddings [M, d], vectors [Q, d] of users. Of few items nothing is timed: the choice would be chance.
+    Where products are so alike that their codes are the same, more candidates are looked at exactly.
     """
-    if len(embeddings) < CHOSEN_FROM or not len(vectors):
+    if not len(vectors):
         return Chosen(NBITS, {}, {})
+    truth = GroundTruth.of(vectors, embeddings)
+    nbits = _widened(out, NBITS, truth)
+    if len(embeddings) < CHOSEN_FROM:
+        return Chosen(nbits[0], {}, {})
     with TemporaryDirectory() as scratch:
-        tried = _candidates(Path(scratch), out, embeddings, vectors)
-        recall = {kind: recall_at(scorer, vectors, embeddings) for kind, (_, scorer) in tried.items()}
+        tried = {"nbits": nbits} | _rivals(Path(scratch), nbits[0], truth)
+        recall = {kind: truth.recall(scorer) for kind, (_, scorer) in tried.items()}
         micros = microseconds({kind: scorer for kind, (_, scorer) in tried.items()}, vectors)
         kind = _best(micros, recall)
         named, _ = tried[kind]
@@ -98,14 +136,16 @@ def renew(
     An index is built anew, if it still pays. One scale for all goes where a product has come that is so large
     that the others are no longer told apart, and does not come back before the next export.
     """
+    truth = GroundTruth.of(vectors, embeddings)
     if scorer.get("kind") == "integer":
         write_scorer(out, embeddings, scorer)
-        opened = Scorer(open_search(out, scorer, *embeddings.shape), embeddings, len(embeddings))
-        if recall_at(opened, vectors, embeddings) >= LEAST_RECALL:
+        if truth.recall(open_scorer(out, scorer, embeddings, len(embeddings))) >= LEAST_RECALL:
             return scorer
         _remove(out)
     write_scorer(out, embeddings, NBITS)
-    return choose(out, embeddings, vectors).scorer if scorer.get("kind") == "index" else NBITS
+    if scorer.get("kind") == "index":
+        return choose(out, embeddings, vectors).scorer
+    return _widened(out, NBITS, truth)[0]
 
 
 def _remove(folder: Path) -> None:
@@ -114,44 +154,51 @@ def _remove(folder: Path) -> None:
         (folder / name).unlink()
 
 
-def _candidates(scratch: Path, out: Path, embeddings: Float16, vectors: Float16) -> dict[str, Named]:
-    rows, dim = embeddings.shape
+def _rivals(scratch: Path, nbits: Named, truth: GroundTruth) -> dict[str, Opened]:
+    """The other kinds, in folders of their own; nbits: how many candidates its codes need."""
+    embeddings = truth.embeddings
 
-    def opened(folder: Path, named: dict[str, object]) -> Named:
-        return named, Scorer(open_search(folder, named, rows, dim), embeddings, rows)
-
-    def built(named: dict[str, object], lists: Lists | None = None) -> Named:
+    def built(named: Named, lists: Lists | None = None) -> Path:
         folder = scratch / str(named["kind"])
         folder.mkdir()
         write_scorer(folder, embeddings, named, lists)
-        return opened(folder, named)
+        return folder
 
-    tried = {"nbits": opened(out, NBITS), "integer": built({"kind": "integer"})}
-    if rows >= INDEXED_FROM:
+    integer: Named = {"kind": "integer"}
+    rivals = {"integer": _widened(built(integer), integer, truth)}
+    if len(embeddings) >= INDEXED_FROM:
         lists = build_lists(embeddings)
         count, probes = len(lists.centroids), 1
-        tried["index"] = built({"kind": "index", "lists": count, "probes": probes}, lists)
-        while probes < count and recall_at(tried["index"][1], vectors, embeddings) < LEAST_RECALL:
+        index = nbits | {"kind": "index", "lists": count}
+        folder = built(index, lists)
+
+        def opened(probes: int) -> Opened:
+            named = index | {"probes": probes}
+            return named, open_scorer(folder, named, embeddings, len(embeddings))
+
+        while probes < count and truth.recall(opened(probes)[1]) < LEAST_RECALL:
             probes *= 2
-            tried["index"] = opened(scratch / "index", tried["index"][0] | {"probes": probes})
-        probes = min(MARGIN * probes, count)
-        tried["index"] = opened(scratch / "index", tried["index"][0] | {"probes": probes})
-    return tried
+        rivals["index"] = opened(min(MARGIN * probes, count))
+    return rivals
 
 
-def recall_at(scorer: Scorer, vectors: Float16, embeddings: Float16, cut: int = CUT) -> float:
-    """Of the exact best by dot product, the share found; what ties with the last is as right as the last."""
-    found, wanted = 0, 0
-    for vector in vectors[:QUERIES]:
-        _, exact = top_k_numpy(vector, embeddings, cut)
-        edge = exact[-1] if len(exact) else 0.0
-        _, scores = scorer.top(vector, cut)
-        found += int((scores >= edge - 1e-5 * max(abs(edge), 1e-6)).sum())
-        wanted += len(exact)
-    return found / wanted if wanted else 1.0
+def _widened(folder: Path, named: Named, truth: GroundTruth) -> Opened:
+    """A kind over its files, which looks at as many candidates exactly as these vectors need."""
+    rows, rescored = len(truth.embeddings), FEWEST
+    search = open_search(folder, named, *truth.embeddings.shape)
+
+    def scorer() -> Scorer:
+        return Scorer(search, truth.embeddings, rows, rescored)
+
+    while rescored < min(MOST_RESCORED, rows) and truth.recall(scorer()) < LEAST_RECALL:
+        rescored *= 2
+    if rescored > FEWEST:
+        rescored = min(MARGIN * rescored, MOST_RESCORED)
+        named = named | {"rescored": rescored}
+    return named, scorer()
 
 
-def microseconds(scorers: Mapping[str, Timed], vectors: Sequence[Float16] | Float16) -> dict[str, float]:
+def microseconds(scorers: Mapping[str, Finder], vectors: Sequence[Float16] | Float16) -> dict[str, float]:
     """Median CPU time of a query of each, all of them in turns."""
     spent: dict[str, list[float]] = {kind: [] for kind in scorers}
     for _ in range(ROUNDS):

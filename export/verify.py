@@ -17,7 +17,6 @@ from export.bundle import Source
 from export.embed import embed_by_torch
 from export.handover import HeldOut
 from export.levels import (
-    CUT,
     FLOAT16,
     FP32,
     SERVED,
@@ -26,9 +25,8 @@ from export.levels import (
     Measured,
     build,
     bytes_per_item,
-    recall,
 )
-from export.scorers import CHOSEN_FROM, ROUNDS, microseconds
+from export.scorers import CHOSEN_FROM, CUT, LEAST_RECALL, QUERIES, ROUNDS, GroundTruth, microseconds
 from export.towers import with_rounded_tables
 from functions.core.features import GAP_BUCKETS, VALUE_BUCKETS
 from functions.core.fold import Step, in_space
@@ -37,13 +35,11 @@ from functions.core.served import CANDIDATES, ServedBundle
 from functions.core.user_row import Float16, UserRow
 from train.evaluate import TowerItems, metrics, ndcg, torch_encoder, user_rows
 
-LEAST_RECALL = 0.999  # of the exact ten best among the ten served
 STEP_USERS = 64
 # of its largest number's float16 units, what a row may differ by between torch and ONNX Runtime: where their
 # float32 sums straddle a rounding boundary, one layer rounds apart and the layers behind it see that
 ULP = 2.0
 DIFFERENT, ANYHOW = 0.02, 3  # of all numbers at most so many; and so few, of however few
-TIMED_QUERIES = 100
 TIMED_STEPS = 40  # in each round
 OTHER_SPACE = "f" * 16
 
@@ -271,7 +267,7 @@ def _padded(rows: Top) -> Top:
 def _recall(proof: Proof, views: Mapping[str, _View]) -> None:
     """Of the exact ten best by dot product, how many each level finds."""
     found = {
-        name: recall(view.level, [*view.queries[:TIMED_QUERIES]], view.shown) for name, view in views.items()
+        name: GroundTruth.of(view.queries, view.shown).recall(view.level) for name, view in views.items()
     }
     proof.quantization["recall@10"] = round(found[SERVED], 6)
     proof.quantization["levels_recall@10"] = {name: round(share, 6) for name, share in found.items()}
@@ -283,7 +279,7 @@ def _recall(proof: Proof, views: Mapping[str, _View]) -> None:
 
 def _speed(proof: Proof, levels: Mapping[str, Level], showable: int, queries: NDArray[np.float32]) -> None:
     """Median CPU time of one query at each level, in turns; judged where a scan is more than its call."""
-    vectors = [*queries[:TIMED_QUERIES]]
+    vectors = [*queries[:QUERIES]]
     if not vectors:
         return
     us = proof.microseconds = microseconds(levels, vectors)

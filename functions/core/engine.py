@@ -15,7 +15,8 @@ from functions.core.errors import CorruptBundle
 from functions.core.index import ListSearch, read_lists
 from functions.core.processor import processor
 from functions.core.scans import Codes, ColumnCodes
-from functions.core.scorer import Scan, Search, WholeScan, blocks
+from functions.core.scorer import FEWEST, Scan, Scorer, Search, WholeScan, blocks
+from functions.core.user_row import Float16
 
 try:
     from functions.core.runtime import OnnxScan, OnnxStep
@@ -37,8 +38,17 @@ def open_step(model: Path) -> Any:
     return NumpyStep(model)
 
 
+def open_scorer(directory: Path, scorer: Mapping[str, object], embeddings: Float16, showable: int) -> Scorer:
+    """The scorer that a bundle's manifest names, over its files; embeddings [N, d]. Raises CorruptBundle."""
+    rescored = scorer.get("rescored", FEWEST)
+    if type(rescored) is not int or rescored < 1:
+        raise CorruptBundle(f"{directory}: {rescored!r} rescored; expected a whole number, 1 at least")
+    search = open_search(directory, scorer, showable, embeddings.shape[1])
+    return Scorer(search, embeddings, showable, rescored)
+
+
 def open_search(directory: Path, scorer: Mapping[str, object], rows: int, dim: int) -> Search:
-    """The scorer that a bundle's manifest names, over its files; raises CorruptBundle."""
+    """What finds its candidates, among so many rows; raises CorruptBundle."""
     kind = scorer.get("kind")
     if kind not in KINDS:
         raise CorruptBundle(f"{directory}: scorer {kind!r}; expected one of {', '.join(KINDS)}")

@@ -14,7 +14,7 @@ from functions.core.selection import Rows, Scores, ScoreType, best_rows, buffer,
 from functions.core.user_row import Float16
 
 RESCORED = 2  # candidates looked at exactly, for each one that is asked for
-FEWEST = 40
+FEWEST = 40  # unless the manifest says otherwise: it does where products are too alike for their codes
 ZERO_POINT = 128  # of codes as MatMulNBits reads them: int8 + 128
 FLOAT32 = (
     np.arange(2**16, dtype=np.uint16).view(np.float16).astype(np.float32)
@@ -78,9 +78,12 @@ class WholeScan:
 class Scorer:
     """Top-k by dot product over the showable items of one bundle."""
 
-    def __init__(self, search: Search, embeddings: Float16, showable: int) -> None:
-        """embeddings [N, d]; only the first `showable` rows are ever proposed."""
-        self._search = search
+    def __init__(self, search: Search, embeddings: Float16, showable: int, rescored: int = FEWEST) -> None:
+        """embeddings [N, d]; only the first `showable` rows are ever proposed.
+
+        rescored: candidates looked at exactly at least, however few are asked for.
+        """
+        self._search, self._rescored = search, rescored
         self._bits = np.asarray(embeddings).view(np.uint16)
         self._showable = showable
 
@@ -105,7 +108,7 @@ class Scorer:
             raise VitrineError(f"vector {vector}; expected finite numbers (top k)")
         if k <= 0 or self._showable == 0:
             return np.zeros(0, np.int64), np.zeros(0, np.float32)
-        rows = self._search(query, min(max(RESCORED * k, FEWEST), self._showable), mask)
+        rows = self._search(query, min(max(RESCORED * k, self._rescored), self._showable), mask)
         scores = self.scores(query, rows)
         order = np.lexsort((rows, -scores))[:k]
         return rows[order], scores[order]

@@ -16,7 +16,7 @@ from functions.core.alike import ALIKE, COMPANIONS, Alike, read_alike
 from functions.core.bundle import MANIFEST, Manifest, bundle_id, space_of_hashes, verify
 from functions.core.catalogue import Catalogue
 from functions.core.context import Asked, Context, read_context
-from functions.core.engine import mapped, open_search, open_step
+from functions.core.engine import mapped, open_scorer, open_step
 from functions.core.errors import CorruptBundle
 from functions.core.fold import Encoder, Step
 from functions.core.models import ITEM_TOWER, SCORE_GRAPH, USER_TOWER, check_model
@@ -140,11 +140,7 @@ def open_bundle(directory: Path, expected_id: str | None = None) -> ServedBundle
         catalogue=catalogue,
         slots=load_slots(directory / "slots.json"),
         repeats=_repeats(directory, manifest),
-        scorer=Scorer(
-            open_search(directory, manifest.scorer, manifest.showable, manifest.dim),
-            embeddings,
-            manifest.showable,
-        ),
+        scorer=open_scorer(directory, manifest.scorer, embeddings, manifest.showable),
         fallback=_fallback(directory / "fallback.json", manifest.showable),
         context=read_context(directory, manifest.dim),
         alike=_alike(directory, manifest, ALIKE, manifest.showable),

@@ -10,8 +10,9 @@ import torch
 
 import export.scorers as scorers
 import export.verify as proof
+import functions.core.engine as engine
 from export.__main__ import Unproven, main, publish
-from export.levels import FP32, INT4, LEVELS, build, recall
+from export.levels import FP32, INT4, LEVELS, build
 from export.score import quantize, quantize_nibbles
 from functions.core.bundle import verify
 from functions.core.context import NAMES_AT
@@ -67,7 +68,9 @@ def test_codes_that_lose_too_much_are_not_published(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, defect: Callable[..., Quantized]
 ) -> None:
     monkeypatch.setattr(scorers, "quantize", defect)
-    monkeypatch.setattr("functions.core.scorer.FEWEST", 10)  # of 60 products, 40 looked at exactly hide it
+    for name in ("FEWEST", "MOST_RESCORED"):  # of 60 products, 40 looked at exactly hide it
+        monkeypatch.setattr(scorers, name, 10)
+    monkeypatch.setattr(engine, "FEWEST", 10)
     with pytest.raises(Unproven, match=r"served: (NDCG|recall)@10"):
         publish(checkpoint, tmp_path, None, 0.005)
     assert nothing_is_left(tmp_path)
@@ -138,12 +141,12 @@ def test_a_level_that_finds_nothing_is_seen_as_that(tmp_path: Path) -> None:
     """The planted defect: a level over another table than the one that it is held against."""
     rng = np.random.default_rng(2)
     table = rng.normal(size=(3000, 32)).astype(np.float16)
-    vectors = list(rng.normal(size=(20, 32)).astype(np.float16))
+    truth = scorers.GroundTruth.of(rng.normal(size=(20, 32)).astype(np.float16), table)
     wide = table.astype(np.float32)
     sound = build(tmp_path, wide, table, None)  # type: ignore[arg-type]
-    assert recall(sound[FP32], vectors, table) == 1.0
-    assert recall(sound[INT4], vectors, table) > 0.9
-    assert recall(build(tmp_path, wide[::-1].copy(), table, None)[FP32], vectors, table) < 0.05  # type: ignore[arg-type]
+    assert truth.recall(sound[FP32]) == 1.0
+    assert truth.recall(sound[INT4]) > 0.9
+    assert truth.recall(build(tmp_path, wide[::-1].copy(), table, None)[FP32]) < 0.05  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("quantized", [quantize, quantize_nibbles])

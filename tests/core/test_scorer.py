@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from functions.core.engine import KINDS, open_search
+from functions.core.engine import KINDS, open_scorer
 from functions.core.errors import CorruptBundle, VitrineError
 from functions.core.index import read_lists
 from functions.core.ranking import top_k_numpy
@@ -22,7 +22,7 @@ build_lists = pytest.importorskip(
 
 def scorer(table: np.ndarray, folder: Path) -> Scorer:
     scorers.write_scorer(folder, table, scorers.NBITS)
-    return Scorer(open_search(folder, scorers.NBITS, *table.shape), table, len(table))
+    return open_scorer(folder, scorers.NBITS, table, len(table))
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def of_kind(kind: str, table: np.ndarray, folder: Path, engine: str = "onnxrunti
     scorers.write_scorer(folder, table, named, lists)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("functions.core.engine.ENGINE", engine)
-        return Scorer(open_search(folder, named, *table.shape), table, len(table))
+        return open_scorer(folder, named, table, len(table))
 
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "numpy"])
@@ -98,7 +98,7 @@ def test_every_kind_on_either_engine_finds_the_same_rows(
 ) -> None:
     table, vectors = clustered(3, 5_000, dim)
     made = of_kind(kind, table, tmp_path, engine)
-    assert scorers.recall_at(made, vectors, table) >= 0.99
+    assert scorers.GroundTruth.of(vectors, table).recall(made) >= 0.99
     (plain := tmp_path / "plain").mkdir()
     reference = of_kind("nbits", table, plain)
     same = [np.array_equal(made.top(v, 10)[0], reference.top(v, 10)[0]) for v in vectors]
@@ -172,6 +172,9 @@ def test_a_mask_of_another_length_is_refused(tmp_path: Path) -> None:
         ({}, "None"),
         ({"kind": "index", "lists": 4, "probes": 5}, "5 of 4"),
         ({"kind": "index", "lists": 4, "probes": 1}, "lists.bin"),
+        ({"kind": "nbits", "rescored": 0}, "0 rescored; expected a whole number, 1 at least"),
+        ({"kind": "nbits", "rescored": "many"}, "'many' rescored"),
+        ({"kind": "nbits", "rescored": True}, "True rescored"),
         ({"kind": "integer"}, "scales.f32: 1200 bytes; expected 4, one scale for all.*exported anew"),
     ],
 )
@@ -181,7 +184,7 @@ def test_a_scorer_that_does_not_fit_its_files_is_refused(
     table, _ = clustered(9, 100, 96)
     of_kind("nbits", table, tmp_path)
     with pytest.raises(CorruptBundle, match=said):
-        open_search(tmp_path, named, *table.shape)
+        open_scorer(tmp_path, named, table, len(table))
 
 
 def test_lists_with_rows_that_are_not_there_are_refused() -> None:
@@ -215,8 +218,8 @@ def test_the_choice_is_made_by_time_among_what_finds_enough(
         monkeypatch.setattr(scorers, "microseconds", lambda made, asked, times=times: times)
         chosen = scorers.choose(folder, table, vectors)
         assert chosen.scorer["kind"] == expected
-        served = Scorer(open_search(folder, chosen.scorer, *table.shape), table, len(table))
-        assert scorers.recall_at(served, vectors, table) >= 0.99
+        served = open_scorer(folder, chosen.scorer, table, len(table))
+        assert scorers.GroundTruth.of(vectors, table).recall(served) >= 0.99
 
 
 @pytest.mark.parametrize(("largest", "expected"), [(1.0, "integer"), (20_000.0, "nbits")])
@@ -228,8 +231,8 @@ def test_one_scale_for_all_goes_when_a_product_comes_beside_which_others_are_not
     table[77, 5] = largest
     scorer = scorers.renew(tmp_path, {"kind": "integer"}, table, vectors)
     assert scorer == {"kind": expected}
-    served = Scorer(open_search(tmp_path, scorer, *table.shape), table, len(table))
-    assert scorers.recall_at(served, vectors, table) >= scorers.LEAST_RECALL
+    served = open_scorer(tmp_path, scorer, table, len(table))
+    assert scorers.GroundTruth.of(vectors, table).recall(served) >= scorers.LEAST_RECALL
 
 
 def test_an_index_is_built_anew_if_it_pays(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -243,7 +246,7 @@ def test_an_index_is_built_anew_if_it_pays(monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.setattr(scorers, "microseconds", lambda made, asked: times)
     again = scorers.renew(tmp_path, named, table, vectors)
     assert again["kind"] == "index" and again != named
-    open_search(tmp_path, again, *table.shape)
+    open_scorer(tmp_path, again, table, len(table))
 
 
 def test_what_does_not_find_enough_is_not_chosen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -251,6 +254,79 @@ def test_what_does_not_find_enough_is_not_chosen(monkeypatch: pytest.MonkeyPatch
     of_kind("nbits", table, tmp_path)
     monkeypatch.setattr(scorers, "CHOSEN_FROM", 1)
     monkeypatch.setattr(scorers, "microseconds", lambda made, asked: {"nbits": 100.0, "integer": 1.0})
-    recalls = iter([1.0, 0.9])
-    monkeypatch.setattr(scorers, "recall_at", lambda *given: next(recalls))
+
+    def rolled(embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        codes, scales = export_score.quantize_columns(embeddings)
+        return np.roll(codes, 500, axis=1), scales
+
+    monkeypatch.setattr(scorers, "quantize_columns", rolled)
+    monkeypatch.setattr(scorers, "MOST_RESCORED", 160)
     assert scorers.choose(tmp_path, table, vectors).scorer == {"kind": "nbits"}
+
+
+def alike(variants: int, apart: float) -> tuple[np.ndarray, np.ndarray]:
+    """3,000 items, so many of each that codes hardly tell apart, and 50 vectors near them, float16."""
+    rng = np.random.default_rng(15)
+    kinds = rng.normal(size=(3_000 // variants, 32))
+    table = np.repeat(kinds, variants, 0) + apart * rng.normal(size=(3_000, 32))
+    near = kinds[rng.integers(0, len(kinds), 50)] + 0.5 * rng.normal(size=(50, 32))
+    return table.astype(np.float16), near.astype(np.float16)
+
+
+@pytest.mark.parametrize(("variants", "apart"), [(100, 1e-3), (300, 1e-3), (300, 1e-2), (1_500, 3e-3)])
+def test_where_codes_do_not_tell_variants_apart_more_are_looked_at_exactly(
+    variants: int, apart: float, tmp_path: Path
+) -> None:
+    table, vectors = alike(variants, apart)
+    plain = of_kind("nbits", table, tmp_path)
+    truth = scorers.GroundTruth.of(vectors[25:], table)
+    assert truth.recall(plain) < 0.99
+    chosen = scorers.choose(tmp_path, table, vectors[:25]).scorer
+    assert chosen["rescored"] > 40
+    served = open_scorer(tmp_path, chosen, table, len(table))
+    assert truth.recall(served) >= scorers.LEAST_RECALL  # of others than it was chosen by
+    assert scorers.renew(tmp_path, scorers.NBITS, table, vectors[:25]) == chosen
+
+
+@pytest.mark.parametrize("kind", ["integer", "index"])
+def test_every_kind_is_tried_with_as_many_candidates_as_it_needs(
+    kind: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    table, vectors = alike(100, 1e-3)
+    of_kind("nbits", table, tmp_path)
+    for name in ("CHOSEN_FROM", "INDEXED_FROM"):
+        monkeypatch.setattr(scorers, name, 1)
+    times = {"nbits": 3000.0, "integer": 2900.0, "index": 2900.0} | {kind: 900.0}
+    monkeypatch.setattr(scorers, "microseconds", lambda made, asked: times)
+    chosen = scorers.choose(tmp_path, table, vectors).scorer
+    assert chosen["kind"] == kind and chosen["rescored"] > 40
+    served = open_scorer(tmp_path, chosen, table, len(table))
+    assert scorers.GroundTruth.of(vectors, table).recall(served) >= scorers.LEAST_RECALL
+
+
+@pytest.mark.parametrize(("items", "asked"), [(1, 3), (9, 3), (10, 3), (20_000, 3), (20_000, 0), (0, 3)])
+def test_the_ground_truth_is_that_of_exact_search(items: int, asked: int) -> None:
+    table, vectors = (
+        part[:n] for part, n in zip(clustered(16, max(items, 1), 16), (items, asked), strict=True)
+    )
+    truth = scorers.GroundTruth.of(vectors, table)
+    exact = [top_k_numpy(vector, table, 10)[1] for vector in vectors]
+    wanted = [scores[-1] if len(scores) == 10 else -np.inf for scores in exact]
+    np.testing.assert_allclose(truth.edges, wanted, rtol=1e-12)
+
+    class Half:
+        def top(self, vector: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+            rows, scores = top_k_numpy(vector, table, k)
+            return rows[: len(rows) // 2], scores
+
+    assert truth.recall(Half()) == ((min(items, 10) // 2) / min(items, 10) if items and asked else 1.0)
+
+
+@pytest.mark.parametrize("kind", ["nbits", "integer"])  # an index, of the same codes, is not exact
+def test_what_all_items_have_in_common_takes_nothing_of_their_codes(kind: str, tmp_path: Path) -> None:
+    """Towers of few events put all items far out in one direction, and apart by little."""
+    table, vectors = clustered(17, 3_000, 32)
+    common = 300 * np.ones(32)
+    far = (table + common).astype(np.float16)
+    made = of_kind(kind, far, tmp_path)
+    assert scorers.GroundTruth.of(vectors + np.float16(2), far).recall(made) >= scorers.LEAST_RECALL

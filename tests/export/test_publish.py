@@ -11,12 +11,10 @@ import pytest
 import torch
 
 import export.__main__ as command
-import export.verify as proof
 from export import scorers
 from export.__main__ import Unproven, main, publish
 from export.embed import Content, Embedded, embed
 from export.handover import product, read_held_out
-from export.levels import Level
 from functions.core.context import Asked, hour_code, weekday_code
 from functions.core.features import Vocabulary, item_features
 from functions.core.repeats import Repeats
@@ -105,6 +103,7 @@ def test_a_planted_defect_is_named_and_nothing_is_published(
     defect: Callable[..., object],
     failure: str,
 ) -> None:
+    monkeypatch.setattr(scorers, "MOST_RESCORED", 40)  # to look at all 60 exactly would hide it
     monkeypatch.setitem(PLACES[place], place, defect)
     with pytest.raises(Unproven, match=failure):
         publish(checkpoint, tmp_path, None, LOOSE)
@@ -132,6 +131,7 @@ def test_swapped_users_of_torch_and_onnx_are_found(
 def test_every_failure_is_told_at_once(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr(scorers, "MOST_RESCORED", 40)
     monkeypatch.setattr(scorers, "quantize", worse_codes)
     monkeypatch.setitem(command.write_files.__globals__, "embed", shifted_embeddings)
     assert main(["--checkpoint", str(checkpoint), "--out", str(tmp_path)]) == 1
@@ -311,13 +311,13 @@ def test_the_proof_asks_when_the_split_says_that_its_users_do(
 ) -> None:
     in_a_context(copy)
     asked: list[Float16] = []
-    known = proof.recall
+    known = scorers.GroundTruth.of
 
-    def spied(level: Level, vectors: list[Float16], shown: Float16) -> float:
+    def spied(vectors: np.ndarray, shown: Float16) -> scorers.GroundTruth:
         asked.extend(vectors)
-        return known(level, vectors, shown)
+        return known(vectors, shown)
 
-    monkeypatch.setattr(proof, "recall", spied)
+    monkeypatch.setattr(scorers.GroundTruth, "of", spied)
     made = publish(copy, tmp_path / "out", None, LOOSE)
     served = open_bundle(tmp_path / "out" / str(made["id"]))
     held = read_held_out(copy, load(copy)[1].item_ids)

@@ -8,13 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import export.refresh as refreshing
-from export.__main__ import main, publish_refresh
+from export.__main__ import main, publish, publish_refresh
 from functions.core.events import Event
 from functions.core.fold import fold
 from functions.core.served import ServedBundle
-from tests.bundles import LOG_ONLY, champion, products, tiny_bundle
+from tests.bundles import LOG_ONLY, champion, products, tiny_bundle, tiny_checkpoint
+from train.checkpoint import load, save
 
 LAMP = {
     "item_id": "new-lamp",
@@ -23,6 +25,7 @@ LAMP = {
     "brand": "Nordlys",
     "price": 30.0,
 }
+LOOSE = 0.05  # 40 users: one rank more or less is a percent of NDCG
 Items = list[dict[str, Any]]
 
 
@@ -239,3 +242,29 @@ def test_a_rollback_is_one_command(bundles: Path, capsys: pytest.CaptureFixture[
     assert champion(bundles).id == first
     assert main(["point", "0" * 32, "--bundles", str(bundles)]) == 1
     assert champion(bundles).id == first
+
+
+@pytest.mark.parametrize(
+    ("categories", "wide"), [(["Lighting"], False), (["Lighting", "Toys", "Kitchen"], True)]
+)
+def test_a_shop_of_variants_that_codes_do_not_tell_apart_is_refreshed(
+    categories: list[str], wide: bool, tmp_path: Path
+) -> None:
+    """Codes leave out what all have in common; where there are several kinds, more is looked at exactly."""
+    folder = tiny_checkpoint(tmp_path / "checkpoint")
+    towers, meta = load(folder)
+    with torch.no_grad():
+        towers.item.texts.weight.normal_(0, 1e-2)
+    save(folder, towers, meta)
+    bundles = tmp_path / "bundles"
+    publish(folder, bundles, None, LOOSE)
+    variants = [
+        LAMP | {"item_id": f"{category}-{n}", "title": f"Model {n}, colour {n % 31}", "category": category}
+        for n in range(1_500 // len(categories))
+        for category in categories
+    ]
+    assert refreshed(bundles, variants)["recall"] == 1.0
+    rescored = champion(bundles).manifest.scorer.get("rescored", 40)
+    assert isinstance(rescored, int) and (rescored > 40) is wide
+    refreshed(bundles, products())
+    assert champion(bundles).manifest.scorer == {"kind": "nbits"}  # and no longer than it is needed

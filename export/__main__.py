@@ -224,7 +224,7 @@ def _choose_scorer(source: Source, partial: Path, embeddings: Float16, held: Hel
     """By the vectors of held-out users; the bundle in `partial` then has the files that the choice needs."""
     opened = open_bundle(partial)
     rows = user_rows(held.log, list(range(min(QUERIES, len(held.targets)))), opened.encoder)
-    vectors = held.queries(opened, rows, [*map(opened.own, rows)]) if rows else embeddings[:0]
+    vectors = held.queries(opened, rows, [*map(opened.own, rows)])
     opened.close()
     chosen = choose(partial, embeddings[: source.products.showable], vectors)
     finish(source, partial, {}, chosen.scorer)

@@ -63,7 +63,8 @@ class HeldOut:
     ) -> NDArray[np.float32]:
         """The vectors [U, d] of some users' rows as they ask; own [U]: what each has had to do with."""
         asked = [Asked(elapsed_s=row.elapsed_s(self.asked_s)) for row in rows]
-        return np.array([served.query(*each) for each in zip(rows, own, asked, strict=True)], np.float32)
+        found = [served.query(*each) for each in zip(rows, own, asked, strict=True)]
+        return np.array(found, np.float32).reshape(len(rows), served.manifest.dim)
 
     def in_order(self, order: Int64) -> HeldOut:
         """The same users where row `order[n]` is row n."""

@@ -24,7 +24,7 @@ from export.handover import product
 from export.origins import ORIGINS, Origins, origins, read_origins
 from export.prune import is_rare, rare_behind
 from export.score import require_finite
-from export.scorers import LEAST_RECALL, QUERIES, GroundTruth, renew
+from export.scorers import LEAST_RECALL, QUERIES, RECALL, Demands, renew, too_little_found
 from export.verify import ULP, units_apart
 from functions.core.bundle import MANIFEST, describe, write_manifest
 from functions.core.catalogue import Product
@@ -212,13 +212,14 @@ def _write(served: ServedBundle, old: Path, rows: _Rows, out: Path) -> tuple[str
     scorer = renew(out, served.manifest.scorer, rows.embeddings[: rows.showable], vectors)
     name = _write_manifest(served, rows, scorer, {}, out)
     opened = open_bundle(out, name)
-    found = GroundTruth.of(vectors, rows.embeddings[: rows.showable]).recall(opened.scorer)
+    demands = Demands.of(vectors, rows.embeddings[: rows.showable]).measured(opened.scorer)
     opened.close()
-    if found < LEAST_RECALL:
-        raise BadRefresh(f"served: recall@10 {found:.4f} of the exact best; expected {LEAST_RECALL}")
-    counts = _counts(served, rows, read_origins(old, served.manifest.items), found)
+    for what, share in demands.items():
+        if share < LEAST_RECALL:
+            raise BadRefresh(too_little_found(what, share))
+    counts = _counts(served, rows, read_origins(old, served.manifest.items), demands[RECALL])
     measured_on = served.manifest.quantization.get("measured_on", served.id)
-    told = {"refreshed_from": served.id, "measured_on": measured_on, "recall@10": round(found, 6)}
+    told = {"refreshed_from": served.id, "measured_on": measured_on, **demands}
     return _write_manifest(served, rows, scorer, told, out), counts
 
 

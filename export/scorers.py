@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Protocol
@@ -18,11 +19,14 @@ from export.score import quantize, quantize_columns, write_column_graph, write_s
 from functions.core.engine import open_scorer, open_search
 from functions.core.index import Lists
 from functions.core.scorer import FEWEST, Scorer, Top
+from functions.core.served import CANDIDATES
 from functions.core.user_row import Float16
 
 CUT = 10
+RECALL = f"recall@{CUT}"
 BLOCK_ROWS = 8192  # widened to float64 at a time
-LEAST_RECALL = 0.999  # of the exact ten best
+LEAST_RECALL = 0.999  # of the exact best
+ELIGIBLE = 0.01  # share of the products
 CHOSEN_FROM = 20_000  # items; below, calling a scan takes as long as the scan
 INDEXED_FROM = 200_000  # items; below, no index can be a millisecond faster than the scan
 INDEX_GAIN_US = 1000.0  # what an index, which is not exact, has to be worth
@@ -49,31 +53,88 @@ class Finder(Protocol):
 class GroundTruth:
     """What recall is measured by: Q vectors of users, and for each what the last of the exact best has.
 
-    vectors float64 [Q, d], QUERIES at most; embeddings [M, d]; edges [Q], -inf where there are fewer items.
+    vectors float64 [Q, d], QUERIES at most; embeddings [M, d]; shown: bool [M], which of them may be among
+    the `cut` best; edges [Q], -inf where there are fewer.
     """
 
     vectors: NDArray[np.float64]
     embeddings: Float16
+    cut: int
+    shown: NDArray[np.bool_] | None
     edges: NDArray[np.float64]
 
     @classmethod
-    def of(cls, vectors: NDArray[np.floating], embeddings: Float16) -> GroundTruth:
+    def of(
+        cls,
+        vectors: NDArray[np.floating],
+        embeddings: Float16,
+        cut: int = CUT,
+        shown: NDArray[np.bool_] | None = None,
+    ) -> GroundTruth:
         """Of the first QUERIES of the vectors [Q, d], by float64 products with all items."""
         queries = vectors[:QUERIES].astype(np.float64)
-        best = np.full((len(queries), CUT), -np.inf)
-        for start in range(0, len(embeddings), BLOCK_ROWS):
-            scores = queries @ embeddings[start : start + BLOCK_ROWS].astype(np.float64).T
-            best = np.partition(np.concatenate([best, scores], 1), -CUT, 1)[:, -CUT:]
-        return cls(queries, embeddings, best.min(1, initial=np.inf))
+        table = embeddings if shown is None else embeddings[shown]
+        best = np.full((len(queries), cut), -np.inf)
+        for start in range(0, len(table), BLOCK_ROWS):
+            scores = queries @ table[start : start + BLOCK_ROWS].astype(np.float64).T
+            best = np.partition(np.concatenate([best, scores], 1), -cut, 1)[:, -cut:]
+        return cls(queries, embeddings, cut, shown, best.min(1, initial=np.inf))
 
     def recall(self, finder: Finder) -> float:
         """Of the exact best, the share found; what ties with the last is as right as the last."""
-        found, wanted = 0, min(CUT, len(self.embeddings)) * len(self.vectors)
+        top = finder.top
+        if self.shown is not None:
+            assert isinstance(finder, Scorer)
+            top = partial(finder.top, mask=finder.mask(self.shown))
+        there = len(self.embeddings) if self.shown is None else int(self.shown.sum())
+        found, wanted = 0, min(self.cut, there) * len(self.vectors)
         for vector, edge in zip(self.vectors, self.edges.tolist(), strict=True):
-            rows, _ = finder.top(vector, CUT)
+            rows, _ = top(vector, self.cut)
             scores = self.embeddings[rows].astype(np.float64) @ vector
-            found += int((scores >= edge - 1e-5 * max(abs(edge), 1e-6)).sum())
+            right = scores >= edge - 1e-5 * max(abs(edge), 1e-6)
+            found += int((right if self.shown is None else right & self.shown[rows]).sum())
         return found / wanted if wanted else 1.0
+
+
+@dataclass(frozen=True)
+class Demands:
+    """What a scorer has to find to be served: the ten best, the candidates of a request, and the ten best
+    where a hundredth of the products is eligible.
+
+    The first alone would let pass what tells nothing apart but a few outsized products.
+    """
+
+    truths: Mapping[str, GroundTruth]
+
+    @classmethod
+    def of(cls, vectors: NDArray[np.floating], embeddings: Float16) -> Demands:
+        """By vectors of users [Q, d], of the embeddings [M, d]."""
+        shown = np.random.default_rng(3).random(len(embeddings)) < ELIGIBLE
+        return cls(
+            {
+                RECALL: GroundTruth.of(vectors, embeddings),
+                f"recall@{CANDIDATES}": GroundTruth.of(vectors, embeddings, CANDIDATES),
+                f"{RECALL}, {ELIGIBLE:.0%} eligible": GroundTruth.of(vectors, embeddings, CUT, shown),
+            }
+        )
+
+    @property
+    def embeddings(self) -> Float16:
+        """All that is scored, [M, d]."""
+        return self.truths[RECALL].embeddings
+
+    def met(self, scorer: Scorer) -> bool:
+        """Whether it finds LEAST_RECALL of each."""
+        return all(truth.recall(scorer) >= LEAST_RECALL for truth in self.truths.values())
+
+    def measured(self, scorer: Scorer) -> dict[str, float]:
+        """The share of each that it finds."""
+        return {name: round(truth.recall(scorer), 6) for name, truth in self.truths.items()}
+
+
+def too_little_found(name: str, share: float) -> str:
+    """What is said of a scorer that does not find LEAST_RECALL of one of its demands."""
+    return f"served: {name} is {share:.4f} of the exact best; expected {LEAST_RECALL}"
 
 
 @dataclass(frozen=True)
@@ -111,15 +172,15 @@ def choose(out: Path, embeddings: Float16, vectors: NDArray[np.floating]) -> Cho
     """
     if not len(vectors):
         return Chosen(NBITS, {}, {})
-    truth = GroundTruth.of(vectors, embeddings)
-    nbits = _widened(out, NBITS, truth)
+    demands = Demands.of(vectors, embeddings)
+    nbits = _widened(out, NBITS, demands)
     if len(embeddings) < CHOSEN_FROM:
         return Chosen(nbits[0], {}, {})
     with TemporaryDirectory() as scratch:
-        tried = {"nbits": nbits} | _rivals(Path(scratch), nbits[0], truth)
-        recall = {kind: truth.recall(scorer) for kind, (_, scorer) in tried.items()}
+        tried = {"nbits": nbits} | _rivals(Path(scratch), nbits[0], demands)
+        recall = {kind: demands.truths[RECALL].recall(scorer) for kind, (_, scorer) in tried.items()}
         micros = microseconds({kind: scorer for kind, (_, scorer) in tried.items()}, vectors)
-        kind = _best(micros, recall)
+        kind = _best(micros, {kind for kind, (_, scorer) in tried.items() if demands.met(scorer)})
         named, _ = tried[kind]
         if kind != "nbits":
             _remove(out)
@@ -136,16 +197,16 @@ def renew(
     An index is built anew, if it still pays. One scale for all goes where a product has come that is so large
     that the others are no longer told apart, and does not come back before the next export.
     """
-    truth = GroundTruth.of(vectors, embeddings)
+    demands = Demands.of(vectors, embeddings)
     if scorer.get("kind") == "integer":
         write_scorer(out, embeddings, scorer)
-        if truth.recall(open_scorer(out, scorer, embeddings, len(embeddings))) >= LEAST_RECALL:
+        if demands.met(open_scorer(out, scorer, embeddings, len(embeddings))):
             return scorer
         _remove(out)
     write_scorer(out, embeddings, NBITS)
     if scorer.get("kind") == "index":
         return choose(out, embeddings, vectors).scorer
-    return _widened(out, NBITS, truth)[0]
+    return _widened(out, NBITS, demands)[0]
 
 
 def _remove(folder: Path) -> None:
@@ -154,9 +215,9 @@ def _remove(folder: Path) -> None:
         (folder / name).unlink()
 
 
-def _rivals(scratch: Path, nbits: Named, truth: GroundTruth) -> dict[str, Opened]:
+def _rivals(scratch: Path, nbits: Named, demands: Demands) -> dict[str, Opened]:
     """The other kinds, in folders of their own; nbits: how many candidates its codes need."""
-    embeddings = truth.embeddings
+    embeddings = demands.embeddings
 
     def built(named: Named, lists: Lists | None = None) -> Path:
         folder = scratch / str(named["kind"])
@@ -165,7 +226,7 @@ def _rivals(scratch: Path, nbits: Named, truth: GroundTruth) -> dict[str, Opened
         return folder
 
     integer: Named = {"kind": "integer"}
-    rivals = {"integer": _widened(built(integer), integer, truth)}
+    rivals = {"integer": _widened(built(integer), integer, demands)}
     if len(embeddings) >= INDEXED_FROM:
         lists = build_lists(embeddings)
         count, probes = len(lists.centroids), 1
@@ -176,21 +237,21 @@ def _rivals(scratch: Path, nbits: Named, truth: GroundTruth) -> dict[str, Opened
             named = index | {"probes": probes}
             return named, open_scorer(folder, named, embeddings, len(embeddings))
 
-        while probes < count and truth.recall(opened(probes)[1]) < LEAST_RECALL:
+        while probes < count and not demands.met(opened(probes)[1]):
             probes *= 2
         rivals["index"] = opened(min(MARGIN * probes, count))
     return rivals
 
 
-def _widened(folder: Path, named: Named, truth: GroundTruth) -> Opened:
+def _widened(folder: Path, named: Named, demands: Demands) -> Opened:
     """A kind over its files, which looks at as many candidates exactly as these vectors need."""
-    rows, rescored = len(truth.embeddings), FEWEST
-    search = open_search(folder, named, *truth.embeddings.shape)
+    embeddings, rescored = demands.embeddings, FEWEST
+    search = open_search(folder, named, *embeddings.shape)
 
     def scorer() -> Scorer:
-        return Scorer(search, truth.embeddings, rows, rescored)
+        return Scorer(search, embeddings, len(embeddings), rescored)
 
-    while rescored < min(MOST_RESCORED, rows) and truth.recall(scorer()) < LEAST_RECALL:
+    while rescored < min(MOST_RESCORED, len(embeddings)) and not demands.met(scorer()):
         rescored *= 2
     if rescored > FEWEST:
         rescored = min(MARGIN * rescored, MOST_RESCORED)
@@ -211,8 +272,7 @@ def microseconds(scorers: Mapping[str, Finder], vectors: Sequence[Float16] | Flo
     return {kind: round(float(np.median(times)) * 1e6, 1) for kind, times in spent.items()}
 
 
-def _best(micros: Mapping[str, float], recall: Mapping[str, float]) -> str:
-    sound = {kind for kind in micros if recall[kind] >= LEAST_RECALL}
+def _best(micros: Mapping[str, float], sound: Set[str]) -> str:
     best = "nbits"
     if "integer" in sound and micros["integer"] < INTEGER_GAIN * micros["nbits"]:
         best = "integer"

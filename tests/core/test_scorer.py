@@ -330,3 +330,41 @@ def test_what_all_items_have_in_common_takes_nothing_of_their_codes(kind: str, t
     far = (table + common).astype(np.float16)
     made = of_kind(kind, far, tmp_path)
     assert scorers.GroundTruth.of(vectors + np.float16(2), far).recall(made) >= scorers.LEAST_RECALL
+
+
+def test_one_scale_is_not_chosen_where_it_tells_a_few_outsized_products_apart_and_no_others(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """They are the ten best of everybody; what comes after them in a request's candidates is chance."""
+    table, vectors = clustered(18, 20_000, 32)
+    outsized = np.arange(0, 20_000, 500)
+    table[outsized] *= np.float16(40)
+    (plain := tmp_path / "plain").mkdir()
+    integer = of_kind("integer", table, plain)
+    first = scorers.GroundTruth.of(vectors, table)
+    assert first.recall(integer) == 1.0 and scorers.GroundTruth.of(vectors, table, 200).recall(integer) < 0.99
+    of_kind("nbits", table, tmp_path)
+    monkeypatch.setattr(scorers, "MOST_RESCORED", 320)
+    monkeypatch.setattr(scorers, "microseconds", lambda made, asked: {"nbits": 100.0, "integer": 1.0})
+    chosen = scorers.choose(tmp_path, table, vectors)
+    assert chosen.scorer == {"kind": "nbits"}
+    assert scorers.renew(plain, {"kind": "integer"}, table, vectors) == {"kind": "nbits"}
+    served = open_scorer(tmp_path, chosen.scorer, table, len(table))
+    measured = scorers.Demands.of(vectors, table).measured(served)
+    assert list(measured) == ["recall@10", "recall@200", "recall@10, 1% eligible"]
+    assert min(measured.values()) >= scorers.LEAST_RECALL
+
+
+@pytest.mark.parametrize("eligible", [0.0, 0.0005, 0.3])
+def test_the_ground_truth_of_what_is_eligible_is_of_nothing_else(eligible: float, tmp_path: Path) -> None:
+    table, vectors = clustered(19, 3_000, 32)
+    shown = np.random.default_rng(0).random(3_000) < eligible
+    truth = scorers.GroundTruth.of(vectors, table, 10, shown)
+    exact = [top_k_numpy(vector, table[shown], 10)[1] for vector in vectors]
+    wanted = [scores[-1] if len(scores) == 10 else -np.inf for scores in exact]
+    np.testing.assert_allclose(truth.edges, wanted, rtol=1e-12)
+    made = of_kind("nbits", table, tmp_path)
+    assert truth.recall(made) == 1.0
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(made, "mask", lambda shown: None)  # the planted bug: nothing is masked
+        assert truth.recall(made) == 1.0 if eligible == 0 else truth.recall(made) < 0.9

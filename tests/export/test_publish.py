@@ -313,9 +313,9 @@ def test_the_proof_asks_when_the_split_says_that_its_users_do(
     asked: list[Float16] = []
     known = scorers.GroundTruth.of
 
-    def spied(vectors: np.ndarray, shown: Float16) -> scorers.GroundTruth:
+    def spied(vectors: np.ndarray, *others: object) -> scorers.GroundTruth:
         asked.extend(vectors)
-        return known(vectors, shown)
+        return known(vectors, *others)  # type: ignore[arg-type]
 
     monkeypatch.setattr(scorers.GroundTruth, "of", spied)
     made = publish(copy, tmp_path / "out", None, LOOSE)

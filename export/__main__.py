@@ -164,7 +164,8 @@ def publish(
         print(table(proof.levels), flush=True)
         if proof.failures:
             raise Unproven("\n".join(f"  {failure}" for failure in proof.failures))
-        name = finish(source, partial, proof.quantization, chosen.scorer)
+        name = finish(source, partial, chosen.scorer, proof.quantization)
+        open_bundle(partial, name).close()  # as a function does
         report = _report(partial, name, proof, chosen)
         write_report(partial, report, proof.levels)
         store.put(partial, name)
@@ -215,7 +216,7 @@ def _stage(
 def _build(source: Source, held: HeldOut, slots: MappingType[str, Slot], out: Path) -> Chosen:
     """All files of a bundle into the empty folder `out`, openable: what is proven is what will be served."""
     write_files(source, slots, out)
-    finish(source, out, {})
+    finish(source, out)
     embeddings = np.fromfile(out / "embeddings.f16", "<f2").reshape(source.items, -1)
     return _choose_scorer(source, out, embeddings, held)
 
@@ -227,7 +228,7 @@ def _choose_scorer(source: Source, partial: Path, embeddings: Float16, held: Hel
     vectors = held.queries(opened, rows, [*map(opened.own, rows)])
     opened.close()
     chosen = choose(partial, embeddings[: source.products.showable], vectors)
-    finish(source, partial, {}, chosen.scorer)
+    finish(source, partial, chosen.scorer)
     return chosen
 
 

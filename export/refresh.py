@@ -253,6 +253,6 @@ def _write_manifest(
         files=describe(out),
         scorer=dict(scorer),
         quantization={**old.quantization, **told},
-        golden=golden(step, rows.embeddings, histories, old.state_width),
+        golden=golden(step, rows.embeddings, histories, old.state_width, rows.showable),
     )
     return write_manifest(out, manifest)

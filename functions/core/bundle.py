@@ -45,6 +45,14 @@ class FileEntry:
     bytes: int
 
 
+# what a manifest's fields are, `files` apart
+KINDS: Mapping[type, tuple[str, tuple[str, ...]]] = {
+    int: ("a whole number", ("dim", "state_width", "items", "showable")),
+    str: ("text", ("state_space", "watermark")),
+    dict: ("an object", ("metrics", "quantization", "golden", "repeats", "scorer")),
+}
+
+
 @dataclass(frozen=True)
 class Manifest:
     """What a bundle says of itself. `state_space` is the hash of the encoder: both towers."""
@@ -135,11 +143,15 @@ def parse_manifest(data: bytes, place: str) -> Manifest:
     """The manifest in `data`; raises CorruptBundle naming the field and `place`."""
     try:
         raw = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CorruptBundle(f"{place}: not JSON ({error})") from error
     if not isinstance(raw, dict) or raw.get("schema") != SCHEMA:
         found = raw.get("schema") if isinstance(raw, dict) else raw
         raise CorruptBundle(f"{place}: schema {found!r}; expected {SCHEMA}")
+    for kind, (expected, names) in KINDS.items():
+        for name in names:
+            if type(raw.get(name, kind())) is not kind:
+                raise CorruptBundle(f"{place}: {name} {raw[name]!r}; expected {expected}")
     try:
         files = {str(n): FileEntry(str(f["sha256"]), int(f["bytes"])) for n, f in raw["files"].items()}
         manifest = Manifest(**{**raw, "files": files})

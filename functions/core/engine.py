@@ -57,12 +57,13 @@ def open_search(directory: Path, scorer: Mapping[str, object], rows: int, dim: i
         if size != 4:  # it is not read, for it changes no order
             said = "expected 4, one scale for all; a bundle from before 2026-11-28 has to be exported anew"
             raise CorruptBundle(f"{directory / 'scales.f32'}: {size} bytes; {said}")
-        return WholeScan(_scan(directory, ColumnCodes, mapped(directory, "codes.u8", "i1", (dim, rows))))
+        columns = mapped(directory, "codes.u8", "i1", (dim, rows))
+        return WholeScan(_scan(directory, (rows, dim), ColumnCodes, columns))
     count, block = blocks(dim)
     codes = mapped(directory, "codes.u8", "u1", (rows, count, block))
     scales = mapped(directory, "scales.f32", "<f4", (rows * count,))
     if kind == "nbits":
-        return WholeScan(_scan(directory, Codes, codes, scales))
+        return WholeScan(_scan(directory, (rows, dim), Codes, codes, scales))
     lists, probes = scorer.get("lists"), scorer.get("probes")
     if not isinstance(lists, int) or not isinstance(probes, int) or not 0 < probes <= lists:
         raise CorruptBundle(f"{directory}: {probes!r} of {lists!r} lists; expected whole numbers, 0 < probes")
@@ -71,15 +72,18 @@ def open_search(directory: Path, scorer: Mapping[str, object], rows: int, dim: i
     return ListSearch(read, Codes(codes, scales), probes)
 
 
-def _scan(directory: Path, by_numpy: Any, *codes: NDArray[Any]) -> Scan:
+def _scan(directory: Path, shape: tuple[int, int], by_numpy: Any, *codes: NDArray[Any]) -> Scan:
     """`codes` are the codes, and then their scales, where each row has its own."""
     if ENGINE == "numpy":
-        scan: Scan = by_numpy(*codes)
-        return scan
+        read: Scan = by_numpy(*codes)
+        return read
     try:
         scan = OnnxScan(directory / "score.onnx", *codes)
     except Exception as error:  # ONNX Runtime's errors share no base class
         raise CorruptBundle(f"{directory / 'score.onnx'}: {error}") from error
+    if (scan.rows, scan.dim) != shape:
+        said = f"{scan.rows} rows of {scan.dim} numbers; expected {shape[0]} of {shape[1]} (manifest)"
+        raise CorruptBundle(f"{directory / 'score.onnx'}: {said}")
     _let_go(codes[0])  # the runtime has packed them into memory of its own
     return scan
 

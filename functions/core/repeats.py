@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import log1p
+from math import isfinite, log1p
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,6 +73,17 @@ class Repeats:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "kinds", tuple(self.kinds))  # JSON knows lists only
+
+    def check(self) -> None:
+        """Raises ValueError naming the field for what is no finite number, or no half-life above 0."""
+        for name, value in vars(self).items():
+            if name == "kinds":
+                if not all(type(kind) is int for kind in value):
+                    raise ValueError(f"kinds {value!r}; expected whole numbers")
+            elif isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
+                raise ValueError(f"{name} {value!r}; expected a finite number")
+            elif name.endswith("half_life") and value <= 0:
+                raise ValueError(f"{name} {value!r}; expected a number above 0")
 
     def own(self, row: UserRow, rows_of: Callable[[list[bytes]], Sequence[int | None]]) -> Own:
         """What in the user's row counts; `rows_of` finds the item rows of keys or their prefixes.

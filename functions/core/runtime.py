@@ -117,6 +117,7 @@ class OnnxScan:
         self._session = open_session(model, options)
         output = self._session.get_outputs()[0]
         self.rows: int = output.shape[1]
+        self.dim: int = self._session.get_inputs()[0].shape[1]
         self.dtype = SCORES[output.type]
         self._vector = np.zeros(self._session.get_inputs()[0].shape, np.float32)
         self._binding = self._session.io_binding()

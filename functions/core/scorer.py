@@ -45,7 +45,7 @@ class Search(Protocol):
 
 
 class Scan(Protocol):
-    """Approximate scores of all rows, up to one positive factor."""
+    """Approximate scores of all rows, up to one positive factor and what all items have in common."""
 
     rows: int
     dtype: ScoreType  # of its scores

@@ -20,6 +20,7 @@ from functions.core.engine import mapped, open_scorer, open_step
 from functions.core.errors import CorruptBundle
 from functions.core.fold import Encoder, Step
 from functions.core.models import ITEM_TOWER, SCORE_GRAPH, USER_TOWER, check_model
+from functions.core.ranking import top_k_numpy
 from functions.core.repeats import NOBODY, Own, Repeats
 from functions.core.scorer import Scorer
 from functions.core.slots import Slot, load_slots
@@ -27,6 +28,8 @@ from functions.core.user_row import Float16, UserRow
 
 CANDIDATES = 200
 NOWHERE = Asked()
+GOLDEN_BEST = 10  # rows of each golden vector
+GOLDEN_REACHED = 0.5  # share of them: a scorer that is served finds .999, a wrong one next to nothing
 GOLDEN_TOLERANCE = 2e-2  # another CPU may round another way now and then; a wrong file is off by far more
 CACHED_KEYS = 65_536
 MODELS = {"user_tower.onnx": USER_TOWER, "item_tower.onnx": ITEM_TOWER, "score.onnx": SCORE_GRAPH}
@@ -150,13 +153,20 @@ def open_bundle(directory: Path, expected_id: str | None = None) -> ServedBundle
     return served
 
 
-def golden(step: Step, embeddings: Float16, histories: NDArray[np.int64], width: int) -> dict[str, object]:
-    """What the step makes of some histories [H, T, 4] (row, kind, gap, value): checked on every opening."""
+def golden(
+    step: Step, embeddings: Float16, histories: NDArray[np.int64], width: int, showable: int = 0
+) -> dict[str, object]:
+    """What the step makes of some histories [H, T, 4] (row, kind, gap, value), and the rows that are the best
+    for each of these vectors among the first `showable`, if any: checked on every opening."""
     vectors = golden_vectors(step, embeddings, histories, width)
-    return {
+    told: dict[str, object] = {
         "histories": histories.tolist(),
         "vectors": base64.b64encode(vectors.astype("<f2").tobytes()).decode(),
     }
+    if showable:
+        shown = embeddings[:showable]
+        told["best"] = [top_k_numpy(vector, shown, GOLDEN_BEST)[0].tolist() for vector in vectors]
+    return told
 
 
 def golden_vectors(step: Step, embeddings: Float16, histories: NDArray[np.int64], width: int) -> Float16:
@@ -170,21 +180,45 @@ def golden_vectors(step: Step, embeddings: Float16, histories: NDArray[np.int64]
 
 
 def check_golden(served: ServedBundle, embeddings: Float16, directory: Path) -> None:
-    """Raises CorruptBundle where the encoder does not make of the golden histories what the manifest says."""
-    stated = served.manifest.golden
+    """Raises CorruptBundle where the encoder does not make of the golden histories what the manifest says, or
+    the scorer does not find what is the best for these vectors."""
+    stated, encoder = served.manifest.golden, served.encoder
     try:
         histories = np.array(stated["histories"], np.int64)
-        expected = np.frombuffer(base64.b64decode(str(stated["vectors"])), "<f2").reshape(
-            -1, served.encoder.dim
-        )
-        found = golden_vectors(served.encoder.step, embeddings, histories, served.encoder.state_width)
+        users, events, _ = histories.shape
+        if not users * events:
+            raise ValueError(f"{users} histories of {events} events")
+        found = golden_vectors(encoder.step, embeddings, histories, encoder.state_width)
+        expected = np.frombuffer(base64.b64decode(str(stated["vectors"])), "<f2").reshape(found.shape)
         off = float(np.abs(found.astype(np.float32) - expected.astype(np.float32)).max())
-    except (KeyError, IndexError, ValueError) as error:
+    except Exception as error:  # a model's errors share no base class
         raise CorruptBundle(f"{directory}: golden vectors cannot be read ({error!r})") from error
     if not off <= GOLDEN_TOLERANCE:
         raise CorruptBundle(
             f"{directory}: golden vectors differ by {off:.3g}; expected {GOLDEN_TOLERANCE} at most"
         )
+    if "best" in stated:  # bundles from before 2026-11-28 do not say
+        _check_best(served.scorer, found, stated["best"], directory)
+
+
+def _check_best(scorer: Scorer, vectors: Float16, stated: object, directory: Path) -> None:
+    try:
+        best = np.array(stated, np.int64).reshape(len(vectors), -1)
+        reached = sum(_reached(scorer, *each) for each in zip(vectors, best, strict=True))
+    except Exception as error:
+        raise CorruptBundle(f"{directory}: golden rows cannot be found ({error!r})") from error
+    if not reached >= max(GOLDEN_REACHED * best.size, 1):
+        raise CorruptBundle(
+            f"{directory}: of the {best.size} best rows of the golden vectors the scorer finds {reached}; "
+            f"expected {GOLDEN_REACHED:.0%} at least"
+        )
+
+
+def _reached(scorer: Scorer, vector: Float16, best: NDArray[np.int64]) -> int:
+    """How many of what the scorer finds are as good as the last of the `best` rows."""
+    _, scores = scorer.top(vector, len(best))
+    edge = float(scorer.scores(vector, best).min())
+    return int((scores >= edge - 1e-4 * max(abs(edge), 1e-6)).sum())
 
 
 def _check_space(directory: Path, manifest: Manifest) -> None:
@@ -210,9 +244,11 @@ def _step(directory: Path, manifest: Manifest) -> Any:
 
 def _repeats(directory: Path, manifest: Manifest) -> Repeats:
     try:
-        return Repeats(**manifest.repeats)  # type: ignore[arg-type]
-    except TypeError as error:  # of a later version, whose functions are to be deployed first
+        read = Repeats(**manifest.repeats)  # type: ignore[arg-type]
+        read.check()
+    except (TypeError, ValueError) as error:  # of a later version, say: its functions come first
         raise CorruptBundle(f"{directory / MANIFEST}: repeats: {error}") from error
+    return read
 
 
 def _alike(directory: Path, manifest: Manifest, name: str, rows: int) -> Alike:
@@ -228,7 +264,7 @@ def _fallback(path: Path, showable: int) -> dict[str, Any]:
         read = json.loads(path.read_bytes())
         lists = [read["all"], *read["category"].values()]
         sound = read["all"] and all(isinstance(r, int) and 0 <= r < showable for rows in lists for r in rows)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CorruptBundle(f"{path}: {error!r}; expected rows of popular items") from error
     if not sound:
         raise CorruptBundle(f"{path}: expected rows in 0..{showable - 1}, at least one")

@@ -66,7 +66,11 @@ def parse_slots(text: str, place: str = "slots.json") -> dict[str, Slot]:
 
 def load_slots(path: Path) -> dict[str, Slot]:
     """Slots by name from a file; raises CorruptBundle."""
-    return parse_slots(path.read_text(encoding="utf-8"), str(path))
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise CorruptBundle(f"{path}: {error}; expected JSON in UTF-8") from error
+    return parse_slots(text, str(path))
 
 
 def dump_slots(slots: Mapping[str, Slot]) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -170,4 +171,53 @@ def test_a_fallback_beyond_what_can_be_shown_is_refused(copy: Path) -> None:
 def test_a_graph_that_is_not_one_is_refused(copy: Path) -> None:
     (copy / "score.onnx").write_bytes(b"not a graph")
     with pytest.raises(CorruptBundle, match=r"score\.onnx"):
+        open_bundle(resealed(copy))
+
+
+def zeroed(folder: Path) -> None:
+    size = (folder / "codes.u8").stat().st_size
+    (folder / "codes.u8").write_bytes(bytes([128]) * size)
+
+
+def mirrored(folder: Path) -> None:
+    codes = np.fromfile(folder / "codes.u8", np.uint8)
+    (255 - codes).tofile(folder / "codes.u8")
+
+
+def no_scales(folder: Path) -> None:
+    scales = np.fromfile(folder / "scales.f32", "<f4")
+    np.full_like(scales, np.nan).tofile(folder / "scales.f32")
+
+
+@pytest.mark.parametrize("lie", [zeroed, mirrored, no_scales])
+def test_a_scorer_of_other_products_is_found_by_the_golden_rows(
+    copy: Path, monkeypatch: pytest.MonkeyPatch, lie: Callable[[Path], None]
+) -> None:
+    """Under a manifest that states its files as they are."""
+    monkeypatch.setattr("functions.core.engine.FEWEST", 10)  # to look at 40 of 60 exactly would hide it
+    lie(copy)
+    with pytest.raises(CorruptBundle, match="of the 40 best rows of the golden vectors the scorer finds"):
+        open_bundle(resealed(copy))
+    golden = {name: part for name, part in manifest_of(copy).golden.items() if name != "best"}
+    open_bundle(resealed(copy, golden=golden)).close()  # of bundles from before nothing is known
+
+
+@pytest.mark.parametrize("best", [None, [], [[0] * 10] * 3, [[0, 99]] * 4, "rows", [[]] * 4])
+def test_golden_rows_that_are_none_are_refused(copy: Path, best: object) -> None:
+    golden = {**manifest_of(copy).golden, "best": best}
+    with pytest.raises(CorruptBundle, match=r"golden rows|best rows"):
+        open_bundle(resealed(copy, golden=golden))
+
+
+def test_a_score_graph_of_another_shape_is_refused(copy: Path) -> None:
+    score = pytest.importorskip("export.score", reason="the exporter is not in this environment")
+    score.write_score_graph(copy / "score.onnx", 60, 8)
+    with pytest.raises(CorruptBundle, match=r"score\.onnx"):
+        open_bundle(resealed(copy))
+
+
+@pytest.mark.parametrize(("name", "wrong"), [("slots.json", b"\xff"), ("fallback.json", b"[" * 10**5)])
+def test_a_file_that_is_no_json_is_refused(copy: Path, name: str, wrong: bytes) -> None:
+    (copy / name).write_bytes(wrong)
+    with pytest.raises(CorruptBundle, match=name):
         open_bundle(resealed(copy))

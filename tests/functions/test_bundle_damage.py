@@ -21,6 +21,8 @@ import pytest
 from functions.aws.bundles import REFUSED_S, Bundles
 from functions.aws.errors import Refused
 from functions.core.bundle import FILES, SCHEMA, bundle_id, parse_manifest
+from functions.core.errors import CorruptBundle
+from functions.core.served import open_bundle
 from tests.functions.account import STORED
 
 CHAMPION = json.loads((STORED / "pointer.json").read_text())["champion"]
@@ -73,14 +75,27 @@ SOUND, NEW = stored(("metrics", {"note": "another sound bundle"}))
 OLD, _ = stored(("metrics", {"note": "what serves"}))
 LIES: list[tuple[str, object]] = [
     *(("schema", schema) for schema in (*range(SCHEMA), SCHEMA + 1, None, str(SCHEMA))),
-    *(("items", count) for count in (0, 1, 61, 63, -1, None, "62")),
-    *(("showable", count) for count in (0, 59, 61, 62, 63, None)),
-    *(("dim", width) for width in (0, 8, 15, 17, 32, None)),
-    *(("state_width", width) for width in (0, 16, 33, None)),
-    *(("state_space", space) for space in ("0" * 16, "", None)),
-    *(("scorer", scorer) for scorer in ({}, {"kind": "magic"}, {"kind": "integer"}, {"kind": "index"}, None)),
-    *(("golden", golden) for golden in ({}, None, {"histories": [], "vectors": ""})),
-    *(("repeats", repeats) for repeats in (None, {"weight": 1.0, "surprise": 1})),
+    *(("items", count) for count in (0, 1, 61, 63, -1, None, "62", 62.0, True, 10**30)),
+    *(("showable", count) for count in (0, 59, 61, 62, 63, None, 60.0, True)),
+    *(("dim", width) for width in (0, 8, 15, 17, 32, None, "16", 16.0)),
+    *(("state_width", width) for width in (0, 16, 33, None, 32.0)),
+    *(("state_space", space) for space in ("0" * 16, "", None, 16, [])),
+    *(("watermark", mark) for mark in (None, 5)),
+    *((name, kind) for name in ("metrics", "quantization") for kind in (None, [], "x")),
+    *(("scorer", scorer) for scorer in ({}, {"kind": "magic"}, {"kind": "integer"}, {"kind": "index"})),
+    *(
+        ("scorer", scorer)
+        for scorer in (None, [], "nbits", {"kind": ["nbits"]}, {"kind": "nbits", "rescored": -1})
+    ),
+    *(("golden", golden) for golden in ({}, None, [], "x", {"histories": [], "vectors": ""})),
+    *(
+        ("golden", {"histories": rows, "vectors": ""})
+        for rows in ([[]], [[[1, 0, 4]]], [[[10**30, 1, 1, 1]]], 5)
+    ),
+    *(("repeats", repeats) for repeats in (None, [], {"weight": 1.0, "surprise": 1}, {"weight": "x"})),
+    *(("repeats", {name: value}) for name in ("half_life", "weight") for value in (float("nan"), None, True)),
+    *(("repeats", {"half_life": value}) for value in (0, -1.0)),
+    ("repeats", {"kinds": ["view"]}),
     ("files", {}),
     ("surprise", 1),
 ]
@@ -171,6 +186,17 @@ def test_of_two_thousand_damages_none_is_accepted(bundles: Bundles) -> None:
 def test_a_manifest_that_lies_is_refused(bundles: Bundles, lie: tuple[str, object]) -> None:
     bundles._s3.objects = stored(lie)[0]
     assert not bundles.refresh()
+
+
+@pytest.mark.parametrize("lie", LIES, ids=str)
+def test_whoever_opens_a_bundle_that_lies_is_told_so(lie: tuple[str, object], tmp_path: Path) -> None:
+    """No error of Python's own: commands show what they raise."""
+    objects, name = stored(lie)
+    for key, data in objects.items():
+        (tmp_path / key).parent.mkdir(exist_ok=True)
+        (tmp_path / key).write_bytes(data)
+    with pytest.raises(CorruptBundle, match=name):
+        open_bundle(tmp_path / name)
 
 
 def test_a_damage_that_is_not_looked_for_would_be_seen(

@@ -20,7 +20,7 @@ from export.bundle import Source, finish, read_source, write_files
 from export.handover import HeldOut, read_held_out
 from export.levels import SERVED, table
 from export.prune import BadPruning, Prune, stages
-from export.refresh import refresh
+from export.refresh import MAX_REMOVED, refresh
 from export.report import write_report
 from export.score import NotFinite
 from export.scorers import QUERIES, Chosen, choose
@@ -104,9 +104,16 @@ def _refresh(arguments: list[str]) -> dict[str, object]:
     parser.add_argument("--items", required=True, help="the whole catalogue, as train takes it")
     parser.add_argument("--bundles", default=BUNDLES, help="folder or s3:// address (default %(default)s)")
     parser.add_argument("--map", type=Path, help="TOML mapping that the catalogue was trained with")
+    parser.add_argument(
+        "--max-removed",
+        type=_share,
+        default=MAX_REMOVED,
+        metavar="SHARE",
+        help="of the products on sale that the new catalogue may lack, 1 for all (default %(default)s)",
+    )
     options = parser.parse_args(arguments[1:])
     mapping = load_mapping(options.map) if options.map else None
-    return publish_refresh(options.bundles, options.items, mapping)
+    return publish_refresh(options.bundles, options.items, mapping, options.max_removed)
 
 
 def _point(arguments: list[str]) -> dict[str, object]:
@@ -181,7 +188,9 @@ def publish(
     return report
 
 
-def publish_refresh(bundles: Path | str, items: Path | str, mapping: Mapping | None) -> dict[str, object]:
+def publish_refresh(
+    bundles: Path | str, items: Path | str, mapping: Mapping | None, max_removed: float = MAX_REMOVED
+) -> dict[str, object]:
     """The champion with another catalogue becomes the champion.
 
     Raises BadRefresh, BadPointer, PointerMoved.
@@ -191,7 +200,7 @@ def publish_refresh(bundles: Path | str, items: Path | str, mapping: Mapping | N
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as scratch, _partial(store) as partial:
         old = store.fetch(seen.champion, Path(scratch))
-        name, counts = refresh(old, items, mapping, partial)
+        name, counts = refresh(old, items, mapping, partial, max_removed)
         store.put(partial, name)
     if name != seen.champion:
         store.point(name, seen)

@@ -17,13 +17,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export.bundle import golden_histories, write_alike, write_items
+from export.bundle import golden_histories, require_finite_items, write_alike, write_items
 from export.companions import in_rows
 from export.embed import CHUNK, Content, embed
 from export.handover import product
 from export.origins import ORIGINS, Origins, origins, read_origins
 from export.prune import is_rare, rare_behind
-from export.score import require_finite
 from export.scorers import LEAST_RECALL, QUERIES, GroundTruth, renew
 from export.verify import ULP, units_apart
 from functions.core.bundle import MANIFEST, describe, write_manifest
@@ -113,6 +112,7 @@ def _rows(
     every = padded({name: column[order] for name, column in vectors.items()}, len(shown))
     content = _content_of(table, gone, every, old, items)
     now, embeddings = _embedded(old, was, named, content)
+    require_finite_items(embeddings, [product.item_id for product in shown[: len(named)]])
     kept = np.fromfile(old / "embeddings.f16", "<f2").reshape(-1, served.manifest.dim)[rest]
     return _Rows(
         shown,
@@ -197,7 +197,6 @@ def _embedded(old: Path, was: Origins, named: NDArray[np.int64], content: Conten
     )
     table = np.fromfile(old / "embeddings.f16", "<f2").reshape(len(was), -1)
     embeddings = np.where(made.due[:, None], made.table, table[np.maximum(named, 0)])
-    require_finite(embeddings)
     demand = np.where(known & ~made.due, before["demand"], np.nan).astype(np.float32)
     return origins(tower_ids, popularity, made.content, demand), embeddings
 

@@ -279,6 +279,23 @@ def test_a_catalogue_of_nothing_changes_nothing(
     assert champion(bundles).id == before
 
 
+def test_a_number_that_is_none_is_told_with_its_item(
+    bundles: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The planted defect: a tower that makes no numbers of what is new."""
+    real: Callable[..., Any] = refreshing.embed
+
+    def broken(*given: Any) -> Any:
+        made = real(*given)
+        made.table[made.due] = np.nan
+        return made
+
+    monkeypatch.setattr(refreshing, "embed", broken)
+    path = catalogue(bundles, [*products()[:3], LAMP, *products()[3:]])
+    assert main(["refresh", "--items", str(path), "--bundles", str(bundles)]) == 1
+    assert "error: item_id 'new-lamp', item row 3: [nan " in capsys.readouterr().err
+
+
 def test_a_table_that_the_tower_did_not_make_is_refused(
     bundles: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

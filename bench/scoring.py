@@ -269,10 +269,16 @@ def recall_of(
 def in_turns(
     searches: dict[str, Search], queries: NDArray[np.float32], calls: int, batch: int = 1
 ) -> dict[str, list[float]]:
-    """CPU seconds of `calls` calls of each with `batch` vectors, in rounds over all of them."""
+    """CPU seconds of `calls` calls of each with `batch` vectors, in rounds over all of them.
+
+    Each round has another order: who comes after one that reads the same codes finds them in the caches.
+    """
     spent: dict[str, list[float]] = {name: [] for name in searches}
+    order, rng = list(searches), np.random.default_rng(0)
     for turn in range(ROUNDS):
-        for name, search in searches.items():
+        rng.shuffle(order)
+        for name in order:
+            search = searches[name]
             search(queries[:batch])
             for call in range(calls // ROUNDS):
                 asked = queries[(turn * 31 + call + np.arange(batch)) % len(queries)]

@@ -20,7 +20,7 @@ from export.bundle import Source, finish, read_source, write_files
 from export.handover import HeldOut, read_held_out
 from export.levels import SERVED, table
 from export.prune import BadPruning, Prune, stages
-from export.refresh import refresh
+from export.refresh import MAX_REMOVED, refresh
 from export.report import write_report
 from export.score import NotFinite
 from export.scorers import QUERIES, Chosen, choose
@@ -97,13 +97,23 @@ def _export(arguments: list[str]) -> dict[str, object]:
 
 
 def _refresh(arguments: list[str]) -> dict[str, object]:
-    parser = argparse.ArgumentParser(prog="python -m export refresh", description=publish_refresh.__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m export refresh",
+        description="Publish the champion with another catalogue, without training: it becomes the champion.",
+    )
     parser.add_argument("--items", required=True, help="the whole catalogue, as train takes it")
     parser.add_argument("--bundles", default=BUNDLES, help="folder or s3:// address (default %(default)s)")
     parser.add_argument("--map", type=Path, help="TOML mapping that the catalogue was trained with")
+    parser.add_argument(
+        "--max-removed",
+        type=_share,
+        default=MAX_REMOVED,
+        metavar="SHARE",
+        help="of the products on sale that the new catalogue may lack, 1 for all (default %(default)s)",
+    )
     options = parser.parse_args(arguments[1:])
     mapping = load_mapping(options.map) if options.map else None
-    return publish_refresh(options.bundles, options.items, mapping)
+    return publish_refresh(options.bundles, options.items, mapping, options.max_removed)
 
 
 def _point(arguments: list[str]) -> dict[str, object]:
@@ -112,9 +122,14 @@ def _point(arguments: list[str]) -> dict[str, object]:
     )
     parser.add_argument("id", help="the bundle's name, 32 hex digits")
     parser.add_argument("--bundles", default=BUNDLES, help="folder or s3:// address (default %(default)s)")
+    parser.add_argument(
+        "--mend",
+        action="store_true",
+        help="where the pointer is one that the functions refuse, write a new one, without a challenger",
+    )
     options = parser.parse_args(arguments[1:])
     store = open_store(options.bundles)
-    seen = store.seen()
+    seen = store.seen(options.mend)
     with tempfile.TemporaryDirectory() as scratch:
         open_bundle(store.fetch(options.id, Path(scratch)), options.id).close()
     store.point(options.id, seen)
@@ -143,14 +158,14 @@ def publish(
 ) -> dict[str, object]:
     """Write `out`/{id}, prove it, point to it; `out` is a folder or an s3:// address.
 
-    Raises Unproven with everything that failed, BadPruning, PointerMoved.
+    Raises Unproven with everything that failed, BadPruning, BadPointer, PointerMoved.
     """
+    store = open_store(out)
+    seen = store.seen()
     towers, meta = load(checkpoint)
     read = read_source(checkpoint, towers, meta), read_held_out(checkpoint, meta.item_ids)
     *earlier, (_, source, held) = stages(*read, wish or Prune())
     shown = load_slots(slots) if slots else dict(DEFAULT_SLOTS)
-    store = open_store(out)
-    seen = store.seen()
     with _partial(store) as partial, ExitStack() as opened:
         chosen = _build(source, held, shown, partial)
         before = [
@@ -174,14 +189,19 @@ def publish(
     return report
 
 
-def publish_refresh(bundles: Path | str, items: Path | str, mapping: Mapping | None) -> dict[str, object]:
-    """The champion with another catalogue becomes the champion; raises BadRefresh, PointerMoved."""
+def publish_refresh(
+    bundles: Path | str, items: Path | str, mapping: Mapping | None, max_removed: float = MAX_REMOVED
+) -> dict[str, object]:
+    """The champion with another catalogue becomes the champion.
+
+    Raises BadRefresh, BadPointer, PointerMoved.
+    """
     store = open_store(bundles)
     seen = store.seen()
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as scratch, _partial(store) as partial:
         old = store.fetch(seen.champion, Path(scratch))
-        name, counts = refresh(old, items, mapping, partial)
+        name, counts = refresh(old, items, mapping, partial, max_removed)
         store.put(partial, name)
     if name != seen.champion:
         store.point(name, seen)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from export.embed import Content, embed
 from export.handover import Products, read_popularity, read_products
 from export.origins import ORIGINS, Origins, origins
-from export.score import require_finite
+from export.score import NotFinite, require_finite
 from export.scorers import NBITS, write_scorer
 from export.towers import export_item_tower, export_user_tower
 from functions.core.alike import ALIKE, Alike
@@ -27,6 +27,7 @@ from functions.core.repeats import NOBODY, Repeats
 from functions.core.runtime import OnnxStep
 from functions.core.served import golden
 from functions.core.slots import Slot, dump_slots
+from functions.core.user_row import Float16
 from train.alike import find_alike
 from train.checkpoint import Meta
 from train.demand import Demand
@@ -78,7 +79,7 @@ def write_files(source: Source, slots: Mapping[str, Slot], out: Path) -> None:
     export_item_tower(source.towers, out / "item_tower.onnx")
     made = embed(out / "item_tower.onnx", source.products.content, source.tower_ids)
     embeddings = made.table
-    require_finite(embeddings)
+    require_finite_items(embeddings, source.meta.item_ids)
     tables = [each.detach().half().numpy() for each in source.towers.context.tables()]
     for name, part in zip(("table", "factors", "interests"), tables, strict=True):
         require_finite(part, f"context {name} row")
@@ -93,6 +94,15 @@ def write_files(source: Source, slots: Mapping[str, Slot], out: Path) -> None:
     write_companions(out, source.companions)
     (out / "slots.json").write_text(dump_slots(slots), encoding="utf-8")
     _write_json(out / "vocabulary.json", source.meta.vocabulary)
+
+
+def require_finite_items(embeddings: Float16, item_ids: Sequence[str]) -> None:
+    """Raises NotFinite naming the first of N items that has a number that is none in [N, d]."""
+    try:
+        require_finite(embeddings)
+    except NotFinite as error:
+        first = int(np.flatnonzero(~np.isfinite(embeddings).all(1))[0])
+        raise NotFinite(f"item_id {item_ids[first]!r}, {error}") from error
 
 
 def write_items(shown: Sequence[Product], popularity: NDArray[np.float32], showable: int, out: Path) -> None:

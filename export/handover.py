@@ -161,9 +161,9 @@ def read_popularity(folder: Path, items: int) -> NDArray[np.float32]:
 
 def read_held_out(folder: Path, item_ids: Sequence[str]) -> HeldOut:
     """Raises BadCheckpoint where an array is missing or a row lies outside the catalogue."""
-    path = folder / HELD_OUT
+    path = _present(folder / HELD_OUT)
     try:
-        with np.load(_present(path)) as read:
+        with np.load(path) as read:
             arrays = {name: read[name] for name in read.files}
     except (zipfile.BadZipFile, ValueError, EOFError, OSError) as error:
         raise BadCheckpoint(f"{path}: {error}; expected what `python -m train` writes") from error

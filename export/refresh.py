@@ -17,13 +17,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export.bundle import golden_histories, write_alike, write_items
+from export.bundle import golden_histories, require_finite_items, write_alike, write_items
 from export.companions import in_rows
 from export.embed import CHUNK, Content, embed
 from export.handover import product
 from export.origins import ORIGINS, Origins, origins, read_origins
 from export.prune import is_rare, rare_behind
-from export.score import require_finite
 from export.scorers import LEAST_RECALL, QUERIES, RECALL, Demands, renew, too_little_found
 from export.verify import ULP, units_apart
 from functions.core.bundle import MANIFEST, describe, write_manifest
@@ -44,6 +43,7 @@ CHECKED = (
     256  # unchanged products that are embedded again, to see that the tower still gives what stands there
 )
 EVENTS = 8  # of a made-up visitor's history
+MAX_REMOVED = 0.5  # of the products on sale: more than a season's change takes, less than a cut file loses
 
 
 class BadRefresh(VitrineError):
@@ -75,21 +75,26 @@ class _Rows:
     content: Content  # of rows of N'; of what the new catalogue lacks, as far as the old one tells
 
 
-def refresh(old: Path, items: Path | str, mapping: Names | None, out: Path) -> tuple[str, Refreshed]:
+def refresh(
+    old: Path, items: Path | str, mapping: Names | None, out: Path, max_removed: float = MAX_REMOVED
+) -> tuple[str, Refreshed]:
     """Write the bundle in `old` into the empty folder `out` with the catalogue in `items`; id and counts.
 
-    Raises BadRefresh, UnusableLog, CorruptBundle, NotFinite.
+    max_removed: the share of the products on sale that may go, 1 for all of them. Raises BadRefresh,
+    UnusableLog, CorruptBundle, NotFinite.
     """
     served = open_bundle(old)
     try:
-        rows = _rows(served, old, items, mapping)
+        rows = _rows(served, old, items, mapping, max_removed)
         _check_tower(old, rows)
         return _write(served, old, rows, out)
     finally:
         served.close()
 
 
-def _rows(served: ServedBundle, old: Path, items: Path | str, mapping: Names | None) -> _Rows:
+def _rows(
+    served: ServedBundle, old: Path, items: Path | str, mapping: Names | None, max_removed: float
+) -> _Rows:
     table, vectors, dropped = read_catalogue(items, mapping)
     print("\n".join([f"{table.num_rows:,} products in {items}", *dropped]), flush=True)
     ids = [str(item_id) for item_id in table["item_id"].to_pylist()]
@@ -100,12 +105,14 @@ def _rows(served: ServedBundle, old: Path, items: Path | str, mapping: Names | N
     if not showable:
         raise BadRefresh(f"{items}: no product with a title (or all are pruned); expected one at least")
     table, named = table.take(order), named[order]
+    _require_kept(served, named[:showable], items, max_removed)
     rest = np.setdiff1d(np.arange(served.manifest.items), named)
     gone = served.catalogue.products(rest.tolist())
     shown = [*(product(line) for part in table.to_batches(CHUNK) for line in part.to_pylist()), *gone]
     every = padded({name: column[order] for name, column in vectors.items()}, len(shown))
     content = _content_of(table, gone, every, old, items)
     now, embeddings = _embedded(old, was, named, content)
+    require_finite_items(embeddings, [product.item_id for product in shown[: len(named)]])
     kept = np.fromfile(old / "embeddings.f16", "<f2").reshape(-1, served.manifest.dim)[rest]
     return _Rows(
         shown,
@@ -129,6 +136,23 @@ def _order(
         rare = is_rare(origin["tower_id"], origin["popularity"], float(rule["items_below"]))
         pruned = rare & (named >= 0)
     return rare_behind(pruned, titled)
+
+
+def _require_kept(
+    served: ServedBundle, sold: NDArray[np.int64], items: Path | str, max_removed: float
+) -> None:
+    """Raises BadRefresh where a catalogue takes more than its share of products off sale: it may be cut."""
+    removed, before = _removed(served, sold), served.manifest.showable
+    if removed / before > max_removed:
+        raise BadRefresh(
+            f"{items}: {removed:,} of {before:,} products on sale are not in it, or have no title there; "
+            f"expected a share of {max_removed:g} at most. Where they are to go: --max-removed 1"
+        )
+
+
+def _removed(served: ServedBundle, sold: NDArray[np.int64]) -> int:
+    """How many of the products on sale in the old bundle are not among those rows of it."""
+    return len(np.setdiff1d(np.arange(served.manifest.showable), sold))
 
 
 def _content_of(
@@ -173,7 +197,6 @@ def _embedded(old: Path, was: Origins, named: NDArray[np.int64], content: Conten
     )
     table = np.fromfile(old / "embeddings.f16", "<f2").reshape(len(was), -1)
     embeddings = np.where(made.due[:, None], made.table, table[np.maximum(named, 0)])
-    require_finite(embeddings)
     demand = np.where(known & ~made.due, before["demand"], np.nan).astype(np.float32)
     return origins(tower_ids, popularity, made.content, demand), embeddings
 
@@ -227,8 +250,7 @@ def _counts(served: ServedBundle, rows: _Rows, was: Origins, found: float) -> Re
     sold = rows.before[: rows.showable]
     due = _is_due(rows.origins[: rows.showable], was, sold)
     new = int((sold < 0).sum())
-    left = np.setdiff1d(np.arange(served.manifest.showable), sold)
-    return Refreshed(new, int(due.sum()) - new, int((~due).sum()), len(left), found)
+    return Refreshed(new, int(due.sum()) - new, int((~due).sum()), _removed(served, sold), found)
 
 
 def _visitors(served: ServedBundle, rows: _Rows) -> Float16:

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from functions.core.bundle import MANIFEST, parse_manifest, verify
-from functions.core.errors import VitrineError
+from functions.core.errors import CorruptBundle, VitrineError
+from functions.core.pointer import ID, parse_pointer
 
 POINTER = "pointer.json"
 NEW: Mapping[str, object] = {"champion": None, "challenger": None, "share": 0.0, "salt": ""}
@@ -29,6 +30,10 @@ class PointerMoved(VitrineError):
 
 class NoPointer(VitrineError):
     """There is nothing published to start from."""
+
+
+class BadPointer(VitrineError):
+    """The pointer that is there is one that the functions refuse."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +54,9 @@ class Seen:
 class Store(Protocol):
     """Bundles side by side and their pointer."""
 
-    def seen(self) -> Seen:
-        """The pointer as it is now."""
+    def seen(self, mend: bool = False) -> Seen:
+        """The pointer as it is now; raises BadPointer, or with `mend` takes such a one for one that says
+        nothing."""
         ...
 
     def near(self) -> Path | None:
@@ -58,7 +64,7 @@ class Store(Protocol):
         ...
 
     def fetch(self, name: str, scratch: Path) -> Path:
-        """A folder with the bundle, verified; raises CorruptBundle."""
+        """A folder with the bundle, verified; raises CorruptBundle, for a name that is none too."""
         ...
 
     def put(self, bundle: Path, name: str) -> None:
@@ -85,15 +91,16 @@ class Folder:
     def __init__(self, root: Path) -> None:
         self._root = root
 
-    def seen(self) -> Seen:
+    def seen(self, mend: bool = False) -> Seen:
         path = self._root / POINTER
-        return _seen(path.read_bytes(), None, str(path)) if path.exists() else Seen(NEW, None)
+        return _seen(path.read_bytes(), None, str(path), mend) if path.exists() else Seen(NEW, None)
 
     def near(self) -> Path | None:
         self._root.mkdir(parents=True, exist_ok=True)
         return self._root
 
     def fetch(self, name: str, scratch: Path) -> Path:
+        _require_name(name)
         verify(self._root / name, name)
         return self._root / name
 
@@ -109,12 +116,13 @@ class Folder:
         (self._root / name).write_text(text, encoding="utf-8")
 
     def point(self, champion: str, seen: Seen) -> None:
+        body = _pointer(seen, champion)
         folder = os.open(self._root, os.O_RDONLY)
         try:
             fcntl.flock(folder, fcntl.LOCK_EX)  # the condition and the swap are one step
-            _require_same(self.seen(), seen, self._root)
+            _require_same(self.seen(mend=True), seen, self._root)
             partial = self._root / f"{POINTER}.partial"
-            partial.write_bytes(_pointer(seen, champion))
+            partial.write_bytes(body)
             os.replace(partial, self._root / POINTER)
         finally:
             os.close(folder)
@@ -130,19 +138,20 @@ class Bucket:
         self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
         self._s3 = boto3.client("s3")
 
-    def seen(self) -> Seen:
+    def seen(self, mend: bool = False) -> Seen:
         try:
             answer = self._s3.get_object(Bucket=self._bucket, Key=self._key(POINTER))
         except self._s3.exceptions.ClientError as error:
             if _code(error) in MISSING:
                 return Seen(NEW, None)
             raise VitrineError(f"{self._address(POINTER)}: {error}") from error
-        return _seen(answer["Body"].read(), answer["ETag"], self._address(POINTER))
+        return _seen(answer["Body"].read(), answer["ETag"], self._address(POINTER), mend)
 
     def near(self) -> Path | None:
         return None
 
     def fetch(self, name: str, scratch: Path) -> Path:
+        _require_name(name)
         folder = scratch / name
         folder.mkdir(parents=True)
         self._download(name, MANIFEST, folder)
@@ -167,7 +176,7 @@ class Bucket:
             self._s3.put_object(Bucket=self._bucket, Key=self._key(POINTER), Body=body, **condition)
         except self._s3.exceptions.ClientError as error:
             if _code(error) in (*MOVED, *MISSING):
-                raise _moved(self.seen(), seen, self._address(POINTER)) from error
+                raise _moved(self.seen(mend=True), seen, self._address(POINTER)) from error
             raise VitrineError(f"{self._address(POINTER)}: {error}") from error
 
     def _download(self, name: str, file: str, folder: Path) -> None:
@@ -184,18 +193,32 @@ class Bucket:
         return f"s3://{self._bucket}/{self._key(name)}"
 
 
-def _seen(data: bytes, version: str | None, place: str) -> Seen:
+def _seen(data: bytes, version: str | None, place: str, mend: bool) -> Seen:
+    """What `data` says, by the reader that the functions have."""
+    version = version or data.decode("latin-1")  # which any bytes are
     try:
-        pointer = json.loads(data)
-    except ValueError as error:
-        raise VitrineError(f"{place}: {error}; expected a JSON object with a champion") from error
-    if not isinstance(pointer, dict):
-        raise VitrineError(f"{place}: {str(pointer)[:100]}; expected a JSON object with a champion")
-    return Seen({**NEW, **pointer}, version or data.decode("utf-8", "replace"))
+        parse_pointer(data, place)
+    except CorruptBundle as error:
+        if mend:
+            return Seen(NEW, version)
+        raise BadPointer(
+            f"{error}. The functions refuse it, so nothing is published: mend it by hand, or "
+            "`python -m export point ID --mend` writes a new one"
+        ) from error
+    return Seen({**NEW, **json.loads(data)}, version)
 
 
 def _pointer(seen: Seen, champion: str) -> bytes:
-    return (json.dumps({**seen.pointer, "champion": champion}) + "\n").encode()
+    """The new pointer; raises CorruptBundle rather than to give one that the functions refuse."""
+    data = (json.dumps({**seen.pointer, "champion": champion}) + "\n").encode()
+    parse_pointer(data, POINTER)
+    return data
+
+
+def _require_name(name: str) -> None:
+    """A name becomes part of a path and of a key."""
+    if not ID.fullmatch(name):
+        raise CorruptBundle(f"bundle {name[:100]!r}; expected 32 hex digits")
 
 
 def _require_same(now: Seen, seen: Seen, place: object) -> None:

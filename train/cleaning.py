@@ -15,11 +15,10 @@ from train import vectors as vector_columns
 from train.engines import Engine
 from train.files import shown
 from train.mapping import CONTEXT_COLUMNS, EVENT_COLUMNS, ITEM_COLUMNS, Mapping, UnusableLog
-from train.staging import Staging
+from train.staging import EXAMPLES, Staging
 
 BOT_EVENTS_PER_HOUR = 1_000
 HOURS_OF_A_DATE = 24  # where all of an hour's times are midnight they are dates, and stand for a day
-EXAMPLES = 3
 DAY_S = 86_400
 HOUR_US = 3.6e9
 DAY_US = 86_400_000_000
@@ -41,6 +40,7 @@ SHOWN = {
 }
 # What would have been right, where the name of the reason does not say it.
 EXPECTED = {
+    "malformed": "as many values as the header has names, or a JSON object with a value",
     "item_id_too_long": f"at most {MAX_ID} characters",
     "unknown_type": f"one of {', '.join(EVENT_TYPES)}, or a name that [types] of a mapping file has",
     "impossible_time": "ISO 8601 or seconds since 1970, from 1990 to tomorrow",
@@ -142,8 +142,9 @@ class Cleaning:
             if staged.error:
                 raise staged.error
             if staged.malformed:
-                self._add("malformed", len(staged.malformed), list(staged.malformed))
-        return self.engine.read(target)
+                self._add("malformed", staged.malformed, list(staged.examples))
+        read = self.engine.read(target)
+        return read.filter(~read.broken)
 
     def _count(self, judged: Any) -> None:
         """Adds the rows that have a reason to the counts, and the first three of each to the examples."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,21 @@ def open_file(database: Any, file: Path, scratch: Path) -> tuple[Any, list[str]]
 def take_rejected(database: Any) -> list[str]:
     """The lines of the CSV scans so far that could not be split into columns; they are told once."""
     return [f"line {line}: {shown(text)} ({Path(path).name})" for path, line, text, _ in _rejected(database)]
+
+
+def quoted_lines(file: Path, rows: Sequence[int]) -> list[str]:
+    """Rows of JSON Lines, in order from 1 on, as their lines stand in the file; a blank line is no row."""
+    told: list[str] = []
+    row = 0
+    with file.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            row += bool(line.strip())
+            if len(told) == len(rows):
+                break
+            if row == rows[len(told)]:
+                text = line.decode("utf-8", "backslashreplace").strip()
+                told.append(f"line {number}: {shown(text)} ({file.name})")
+    return told
 
 
 def shown(value: str | None) -> str:

@@ -52,7 +52,7 @@ class Log:
     by column, one a row of `items`, [N, width], zeros where there is none.
 
     `dropped` counts by reason; `examples` has the first three of each, with their row (1 = the first after
-    the header, malformed lines not counted) and value.
+    the header, malformed lines of a CSV not counted) and value; malformed lines have their own number.
     """
 
     events: pa.Table

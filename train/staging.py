@@ -16,7 +16,7 @@ import ibis
 
 from train import vectors as vector_columns
 from train.engines import duckdb_connection
-from train.files import LINES, fetch, open_file, take_rejected, write_parquet
+from train.files import LINES, fetch, open_file, quoted_lines, take_rejected, write_parquet
 from train.mapping import (
     EVENT_COLUMNS,
     ITEM_COLUMNS,
@@ -35,13 +35,16 @@ EPOCH_UNITS = (
     (1e11, 1e3),
 )  # from, in a second: 1e11 s are in the year 5138, ms in 1973
 FILE_ROWS = 10**12  # more rows than a file has
+EXAMPLES = 3  # shown of what is dropped for one reason
 
 
 @dataclass(frozen=True, slots=True)
 class Staged:
-    """What became of a file: lines that are no rows, as they are shown, or the error that it is."""
+    """What became of a file: how many lines are no rows, the first of them as they are shown, or the error
+    that it is."""
 
-    malformed: tuple[str, ...] = ()
+    malformed: int = 0
+    examples: tuple[str, ...] = ()
     error: LogError | None = None
 
 
@@ -59,11 +62,11 @@ class Staging:
         they may have to travel."""
         number, address = file
         try:
-            return Staged(tuple(self._write(number, address)))
+            return self._write(number, address)
         except LogError as error:
             return Staged(error=error)
 
-    def _write(self, number: int, address: str) -> list[str]:
+    def _write(self, number: int, address: str) -> Staged:
         with tempfile.TemporaryDirectory() as scratch:
             database = duckdb_connection(Path(scratch))
             try:
@@ -72,8 +75,13 @@ class Staging:
                 rows = self._event_rows(raw, file) if self.section == "events" else self._item_rows(raw, file)
                 rows = rows.mutate(file=ibis.literal(file.name), row=ibis.row_number() + 1)
                 rows = rows.mutate(seq=rows.row + number * FILE_ROWS)
-                write_parquet(rows, file, self.target / f"{number}.parquet")
-                return left_out + take_rejected(database)
+                target = self.target / f"{number}.parquet"
+                write_parquet(rows, file, target)
+                left_out += take_rejected(database)
+                broken = database.read_parquet(target).filter(ibis._.broken)
+                firsts = broken.order_by("row").limit(EXAMPLES).row.execute().tolist()
+                examples = [*left_out[:EXAMPLES], *quoted_lines(file, firsts)]
+                return Staged(len(left_out) + broken.count().execute(), tuple(examples))
             finally:
                 database.disconnect()
 
@@ -93,8 +101,9 @@ class Staging:
             type_text=kind,
             time_text=_text(sources["time"]),
             value_text=_text(sources["value"]),
-            rule=_broken(raw, file).ifelse("malformed", rule),
+            rule=rule,
             rule_text=shown,
+            broken=_broken(raw, file),
             **self._described(raw, file),
         )
 
@@ -112,6 +121,7 @@ class Staging:
         return raw.select(
             item_id=_identifier(self._source(raw, file, "item_id")),
             price_text=_text(self._source(raw, file, "price")),
+            broken=_broken(raw, file),
             **self._item_columns(raw, file, optional=True),
             **vector_columns.staged(raw, vector_columns.names(self.mapping.vectors)),
         )

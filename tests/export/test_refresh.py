@@ -12,6 +12,7 @@ import torch
 
 import export.refresh as refreshing
 from export.__main__ import main, publish, publish_refresh
+from export.refresh import MAX_REMOVED
 from functions.core.events import Event
 from functions.core.fold import fold
 from functions.core.served import ServedBundle
@@ -39,10 +40,14 @@ def bundles(original: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(original, tmp_path / "bundles"))
 
 
-def refreshed(bundles: Path, items: Items) -> dict[str, object]:
+def catalogue(bundles: Path, items: Items) -> Path:
     path = bundles.parent / "items.jsonl"
     path.write_text("".join(f"{json.dumps(item)}\n" for item in items))
-    return publish_refresh(bundles, path, None)
+    return path
+
+
+def refreshed(bundles: Path, items: Items, max_removed: float = MAX_REMOVED) -> dict[str, object]:
+    return publish_refresh(bundles, catalogue(bundles, items), None, max_removed)
 
 
 def row(bundle: ServedBundle, item_id: str) -> int:
@@ -161,6 +166,67 @@ def test_a_removed_product_is_never_shown_and_still_moves_a_state(bundles: Path)
     )
 
 
+def bare(items: Items) -> Items:
+    """The same without a title: in the catalogue, and not for sale."""
+    return [{"item_id": item["item_id"], "category": item["category"]} for item in items]
+
+
+@pytest.mark.parametrize(
+    ("items", "given", "said"),
+    [
+        (products()[59:], [], "59 of 60 products on sale are not in it"),
+        (products()[31:], [], "31 of 60 products on sale are not in it"),
+        (
+            [*products()[:20], *bare(products()[20:])],
+            [],
+            "40 of 60 products on sale are not in it, or have no",
+        ),
+        ([LAMP] * 2, ["--max-removed", "0.99"], "60 of 60 products on sale are not in it"),
+        ([*products()[1:], LAMP], ["--max-removed", "0"], "1 of 60 products on sale are not in it"),
+    ],
+)
+def test_a_catalogue_that_is_cut_is_refused_and_nothing_changes(
+    bundles: Path, capsys: pytest.CaptureFixture[str], items: Items, given: list[str], said: str
+) -> None:
+    before = sorted(path.name for path in bundles.iterdir()), (bundles / "pointer.json").read_bytes()
+    path = catalogue(bundles, items)
+    assert main(["refresh", "--items", str(path), "--bundles", str(bundles), *given]) == 1
+    told = capsys.readouterr().err
+    assert f"error: {path}: {said}" in told and "--max-removed 1" in told and told.count("\n") == 1
+    assert f"expected a share of {given[1] if given else '0.5'} at most" in told
+    assert before == (
+        sorted(path.name for path in bundles.iterdir()),
+        (bundles / "pointer.json").read_bytes(),
+    )
+
+
+@pytest.mark.parametrize(
+    ("kept", "given"), [(30, []), (1, ["--max-removed", "1"]), (18, ["--max-removed", "0.7"])]
+)
+def test_a_catalogue_within_the_bound_is_published(
+    bundles: Path, capsys: pytest.CaptureFixture[str], kept: int, given: list[str]
+) -> None:
+    path = catalogue(bundles, products()[-kept:])
+    assert main(["refresh", "--items", str(path), "--bundles", str(bundles), *given]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["removed"] == 60 - kept
+    assert champion(bundles).manifest.showable == kept
+
+
+def test_what_is_not_on_sale_anyway_may_go(bundles: Path) -> None:
+    """Of 60, 30 left with one refresh; the next is held against what is on sale, not against what was."""
+    refreshed(bundles, products()[30:])
+    assert refreshed(bundles, products()[30:45])["removed"] == 15
+    with pytest.raises(refreshing.BadRefresh, match="8 of 15 products on sale"):
+        refreshed(bundles, products()[38:45])
+
+
+@pytest.mark.parametrize("share", ["-0.1", "1.1", "nan", "x"])
+def test_a_bound_that_is_no_share_is_refused(share: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["refresh", "--items", "i", "--bundles", "b", f"--max-removed={share}"])
+    assert share in capsys.readouterr().err
+
+
 def test_a_thousand_new_products_come_in_one_call(bundles: Path, capsys: pytest.CaptureFixture[str]) -> None:
     many = [{**LAMP, "item_id": f"new-{n}", "title": f"Lamp {n}"} for n in range(1000)]
     assert refreshed(bundles, [*products(), *many])["new"] == 1000
@@ -213,6 +279,23 @@ def test_a_catalogue_of_nothing_changes_nothing(
     assert champion(bundles).id == before
 
 
+def test_a_number_that_is_none_is_told_with_its_item(
+    bundles: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The planted defect: a tower that makes no numbers of what is new."""
+    real: Callable[..., Any] = refreshing.embed
+
+    def broken(*given: Any) -> Any:
+        made = real(*given)
+        made.table[made.due] = np.nan
+        return made
+
+    monkeypatch.setattr(refreshing, "embed", broken)
+    path = catalogue(bundles, [*products()[:3], LAMP, *products()[3:]])
+    assert main(["refresh", "--items", str(path), "--bundles", str(bundles)]) == 1
+    assert "error: item_id 'new-lamp', item row 3: [nan " in capsys.readouterr().err
+
+
 def test_a_table_that_the_tower_did_not_make_is_refused(
     bundles: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -263,8 +346,8 @@ def test_a_shop_of_variants_that_codes_do_not_tell_apart_is_refreshed(
         for n in range(1_500 // len(categories))
         for category in categories
     ]
-    assert refreshed(bundles, variants)["recall"] == 1.0
+    assert refreshed(bundles, variants, max_removed=1.0)["recall"] == 1.0
     rescored = champion(bundles).manifest.scorer.get("rescored", 40)
     assert isinstance(rescored, int) and (rescored > 40) is wide
-    refreshed(bundles, products())
+    refreshed(bundles, products(), max_removed=1.0)
     assert champion(bundles).manifest.scorer == {"kind": "nbits"}  # and no longer than it is needed

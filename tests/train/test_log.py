@@ -16,7 +16,7 @@ import pytest
 
 from train.cleaning import BOT_EVENTS_PER_HOUR
 from train.complete_journey import write_files
-from train.log import Log, read_log
+from train.log import Log, read_catalogue, read_log
 from train.mapping import (
     Constant,
     Drop,
@@ -233,6 +233,49 @@ def test_broken_json_lines_do_not_take_good_ones_along(tmp_path: Path) -> None:
     log = read_log(tmp_path / "e.jsonl", now_s=NOW_S)
     assert log.events.num_rows == 2
     assert log.dropped == {"malformed": 1}
+    assert log.examples["malformed"] == ['line 2: \'{"user_id": "u",\' (e.jsonl)']
+
+
+BROKEN = '{"item_id": "b", '
+
+
+@pytest.mark.parametrize(
+    ("between", "count", "told"),
+    [
+        ([BROKEN], 1, [f"line 2: {BROKEN.strip()!r} (i.jsonl)"]),
+        (["", " \t", BROKEN], 1, [f"line 4: {BROKEN.strip()!r} (i.jsonl)"]),
+        (["[1]", '"text"', "{}", "null"], 4, ["line 2: '[1]'", "line 3: '\"text\"'", "line 4: '{}'"]),
+        (["caf\udce9", "x" * 5000], 2, ["line 2: 'caf\\\\xe9'", "… (5,000 characters) (i.jsonl)"]),
+        ([BROKEN + "\r", "", BROKEN + "\r"], 2, ["line 2: ", "line 4: "]),
+    ],
+)
+def test_a_catalogues_broken_json_lines_are_told_as_what_they_are(
+    tmp_path: Path, between: list[str], count: int, told: list[str]
+) -> None:
+    """Good products beside them are kept, and one that has all but an id is still one without."""
+    good = [json.dumps({"item_id": n, "title": f"T{n}"}) for n in range(2)]
+    lines = [good[0], *between, '{"title": "no id"}', good[1]]
+    (tmp_path / "i.jsonl").write_text("\n".join(lines), encoding="utf-8", errors="surrogateescape")
+    products, _, dropped = read_catalogue(tmp_path / "i.jsonl")
+    assert products["item_id"].to_pylist() == ["0", "1"]
+    malformed, missing = sorted(dropped, key=lambda line: "missing_item" in line)
+    assert malformed.startswith(f"  malformed: {count} (for example line ")
+    assert all(example in malformed for example in told)
+    assert malformed.count("line ") == min(count, 3)
+    assert malformed.endswith(
+        "expected as many values as the header has names, or a JSON object with a value"
+    )
+    assert missing.startswith("  missing_item: 1 (for example row ")
+
+
+def test_malformed_lines_of_several_files_are_counted_together(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("item_id,title\n1,One\n2\n")
+    (tmp_path / "b.jsonl").write_text('{"item_id": "3", "title": "Three"}\nbroken\n')
+    products, _, dropped = read_catalogue(tmp_path)
+    assert products["item_id"].to_pylist() == ["1", "3"]
+    assert dropped[0].startswith(
+        "  malformed: 2 (for example line 3: '2' (a.csv); line 2: 'broken' (b.jsonl))"
+    )
 
 
 def test_json_that_mixes_numbers_and_strings(tmp_path: Path) -> None:

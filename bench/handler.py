@@ -62,7 +62,7 @@ def measure(items: int, calls: int) -> dict[str, Any]:
 
 
 def _cases(items: int) -> dict[str, Call]:
-    from functions import collect, score, update
+    from functions import archive, collect, score, update
 
     context, said = Context(), [f"u{number}" for number in range(USERS)]
     credentials = [credential(user) for user in said]
@@ -75,6 +75,7 @@ def _cases(items: int) -> dict[str, Call]:
     assert bundle is not None
     vectors = np.random.default_rng(0).normal(size=(USERS, bundle.manifest.dim)).astype(np.float16)
     scorer, sequence = bundle.scorer, iter(range(10**6, 10**12, BATCH))
+    users = [user_key(PSEUDONYM, f"a{number}") for number in range(BATCH)]  # of the archive's keys alone
     bring = [f"b{number}" for number in range(BATCH)]
     answer = score.handler(http_event("/v1/banners", {"slot": "home", "k": 5}, credentials[0]), context)
     body = json.loads(answer["body"])
@@ -87,6 +88,11 @@ def _cases(items: int) -> dict[str, Call]:
         events = [_event(f"{begin}-{at}", (number * 7 + at) % items) for at in range(BATCH)]
         return update.handler(_batch([user_key(PSEUDONYM, user) for user in bring], events, begin), context)
 
+    def seal(number: int) -> object:
+        begin = next(sequence)
+        events = [_event(f"{begin}-{at}", (number * 7 + at) % items) for at in range(BATCH)]
+        return archive.handler({"records": _firehose(users, events, begin)}, context)
+
     def collected(number: int) -> object:
         event = _event(f"c{number}", number % items)
         return collect.handler(http_event("/v1/events", event, credentials[number % USERS]), context)
@@ -98,12 +104,23 @@ def _cases(items: int) -> dict[str, Call]:
         ),
         "events, one": collected,
         f"update, a batch of {BATCH}": fold,
+        f"archive, a batch of {BATCH}": seal,
     }
 
 
 def _event(name: str, item: int) -> dict[str, Any]:
     moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     return {"event_id": name, "type": "view", "item_id": f"sku-{item:07d}", "time": moment}
+
+
+def _firehose(keys: list[str], events: list[dict[str, Any]], first: int) -> list[dict[str, Any]]:
+    records = []
+    for at, (key, event) in enumerate(zip(keys, events, strict=True)):
+        data = base64.b64encode(json.dumps({"user_key": key, "event": event}).encode()).decode()
+        place = {"shardId": "shardId-000000000000", "sequenceNumber": str(first + at), "partitionKey": key}
+        arrived = {"approximateArrivalTimestamp": int(time.time() * 1000)}
+        records.append({"recordId": str(first + at), "data": data, "kinesisRecordMetadata": place | arrived})
+    return records
 
 
 def _batch(keys: list[str], events: list[dict[str, Any]], first: int) -> dict[str, Any]:

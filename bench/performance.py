@@ -174,7 +174,7 @@ def plot_scoring(report: dict[str, Any], path: Path) -> None:
 
 def plot_cost(report: dict[str, Any], path: Path) -> None:
     """Dollars per million by requests a second, stacked by what takes them."""
-    figure, axes = _figure().subplots(1, 2, figsize=(9, 3.6))
+    figure, axes = _figure().subplots(1, 2, figsize=(11, 3.6))
     rates = [row["a_second"] for row in report["rates"]]
     for axis, what in zip(axes, ("banners", "events"), strict=True):
         below = [0.0] * len(rates)
@@ -183,7 +183,7 @@ def plot_cost(report: dict[str, Any], path: Path) -> None:
             axis.bar([f"{rate:,}" for rate in rates], values, bottom=below, label=part)
             below = [a + b for a, b in zip(below, values, strict=True)]
         axis.set(xlabel="a second", ylabel="dollars", title=f"a million {what}")
-        axis.legend(fontsize=7)
+        axis.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1), reverse=True)
     _save(figure, path)
 
 

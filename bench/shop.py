@@ -39,6 +39,7 @@ ENVIRONMENT = {
     "VITRINE_STREAM": "events",
     "VITRINE_BUCKET": "bundles",
     "VITRINE_SECRET": "secret",
+    "VITRINE_KEYS": "keys",
     "VITRINE_DEADLINE_MS": "2000",
 }
 

@@ -68,7 +68,7 @@ def test_every_file_that_is_pointed_to_exists(path: str) -> None:
         ("performance", "banners |", "1.1 ms, 1.8 ms"),
         ("performance", "score: import, bundle open, first answer", ".226 s"),
         ("performance", "an empty handler that imports boto3", ".128 s"),
-        ("performance", "Cost/100 |", "2.39 and 3.33"),
+        ("performance", "Cost/100 |", "2.78 and 3.86"),
         ("performance", "ONNX Runtime, step | 1 |", "16.4 µs"),
         ("performance", "ONNX Runtime, step | 1,000 |", "1.37 µs"),
         ("performance", "torch, step | 1 |", "355 µs"),

@@ -9,21 +9,22 @@ import pytest
 import torch
 
 from bench.__main__ import main
-from functions import collect, score, update
+from functions import archive, collect, score, update
 
 
 def test_every_handler_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for kept in (score.scorer, collect.collector, update.updater):
+    for kept in (archive.archiver, score.scorer, collect.collector, update.updater):
         kept.cache_clear()
     threads, out = torch.get_num_threads(), tmp_path / "out.json"
     try:
         assert main(["handler", "--items", "300", "--calls", "10", "--json", str(out)]) == 0
     finally:
         torch.set_num_threads(threads)
-        for kept in (score.scorer, collect.collector, update.updater):
+        for kept in (archive.archiver, score.scorer, collect.collector, update.updater):
             kept.cache_clear()
     report = json.loads(out.read_text())
     took = report["milliseconds"]
-    assert list(took) == ["scoring, ten of N", "banners", "events, one", "update, a batch of 100"]
+    batches = ["update, a batch of 100", "archive, a batch of 100"]
+    assert list(took) == ["scoring, ten of N", "banners", "events, one", *batches]
     assert all(0 < one["p50"] <= one["p99"] for one in took.values())
     assert took["banners"]["p50"] > took["scoring, ten of N"]["p50"]

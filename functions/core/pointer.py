@@ -47,7 +47,7 @@ def parse_pointer(data: bytes, place: str) -> Pointer:
         read = json.loads(data)
         given = {name: read[name] for name in (CHALLENGER, "share", "salt") if name in read}
         return Pointer(champion=read[CHAMPION], **given)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CorruptBundle(f"{place}: {error!r}; expected a JSON object with a champion") from error
     except CorruptBundle as error:
         raise CorruptBundle(f"{place}: {error}") from error

@@ -368,3 +368,22 @@ def test_the_ground_truth_of_what_is_eligible_is_of_nothing_else(eligible: float
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(made, "mask", lambda shown: None)  # the planted bug: nothing is masked
         assert truth.recall(made) == 1.0 if eligible == 0 else truth.recall(made) < 0.9
+
+
+@pytest.mark.parametrize("eligible", [0.02, 0.005])
+def test_where_few_items_are_eligible_an_index_reads_more_lists(
+    eligible: float, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    table, vectors = clustered(20, 40_000, 32)
+    lists = build_lists(table)
+    named = {"kind": "index", "lists": len(lists.centroids), "probes": 1}
+    scorers.write_scorer(tmp_path, table, named, lists)
+    made, every = open_scorer(tmp_path, named, table, len(table)), scorers.GroundTruth.of(vectors, table)
+    while every.recall(made) < scorers.LEAST_RECALL:
+        named |= {"probes": 2 * named["probes"]}
+        made = open_scorer(tmp_path, named, table, len(table))
+    assert named["probes"] <= named["lists"] // 4
+    truth = scorers.GroundTruth.of(vectors, table, 10, np.random.default_rng(4).random(40_000) < eligible)
+    assert truth.recall(made) >= 0.96
+    monkeypatch.setattr("functions.core.index.NARROW", 0.0)  # the planted bug: as many as for all items
+    assert truth.recall(made) < 0.93

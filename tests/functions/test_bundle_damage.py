@@ -108,6 +108,7 @@ POINTERS = (
     b'{"champion": "../../x"}',
     b"\xff",
     b'{"champion": "0"}',
+    b"[" * 10**5,
 )
 
 

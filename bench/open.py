@@ -106,7 +106,7 @@ def synthetic_bundle(folder: Path, items: int, dim: int) -> Path:
     meta = Meta(ids, {}, 0, {}, Repeats())
     source = Source(towers, meta, _products(ids, rng), np.arange(1, items + 1), popularity, popularity)
     write_files(source, DEFAULT_SLOTS, out)
-    finish(source, out, {})
+    finish(source, out, proven={})
     print(f"made {out} in {time.perf_counter() - started:.0f} s", flush=True)
     return out
 

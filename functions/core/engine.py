@@ -62,6 +62,8 @@ def open_search(directory: Path, scorer: Mapping[str, object], rows: int, dim: i
     count, block = blocks(dim)
     codes = mapped(directory, "codes.u8", "u1", (rows, count, block))
     scales = mapped(directory, "scales.f32", "<f4", (rows * count,))
+    if len(scales) and not np.isfinite([scales.min(), scales.max()]).all():
+        raise CorruptBundle(f"{directory / 'scales.f32'}: expected finite numbers")
     if kind == "nbits":
         return WholeScan(_scan(directory, (rows, dim), Codes, codes, scales))
     lists, probes = scorer.get("lists"), scorer.get("probes")

@@ -25,7 +25,7 @@ from export.origins import ORIGINS, Origins, origins, read_origins
 from export.prune import is_rare, rare_behind
 from export.scorers import LEAST_RECALL, QUERIES, RECALL, Demands, renew, too_little_found
 from export.verify import ULP, units_apart
-from functions.core.bundle import MANIFEST, describe, write_manifest
+from functions.core.bundle import Manifest, describe, write_manifest
 from functions.core.catalogue import Product
 from functions.core.context import TABLE
 from functions.core.engine import open_step
@@ -233,8 +233,8 @@ def _write(served: ServedBundle, old: Path, rows: _Rows, out: Path) -> tuple[str
     write_companions(out, in_rows(served.companions, now, len(rows.before)))
     vectors = _visitors(served, rows)
     scorer = renew(out, served.manifest.scorer, rows.embeddings[: rows.showable], vectors)
-    name = _write_manifest(served, rows, scorer, {}, out)
-    opened = open_bundle(out, name)
+    manifest = _manifest(served, rows, scorer, out)
+    opened = open_bundle(out, write_manifest(out, manifest))
     demands = Demands.of(vectors, rows.embeddings[: rows.showable]).measured(opened.scorer)
     opened.close()
     for what, share in demands.items():
@@ -243,7 +243,8 @@ def _write(served: ServedBundle, old: Path, rows: _Rows, out: Path) -> tuple[str
     counts = _counts(served, rows, read_origins(old, served.manifest.items), demands[RECALL])
     measured_on = served.manifest.quantization.get("measured_on", served.id)
     told = {"refreshed_from": served.id, "measured_on": measured_on, **demands}
-    return _write_manifest(served, rows, scorer, told, out), counts
+    proven = replace(manifest, quantization={**manifest.quantization, **told})
+    return write_manifest(out, proven), counts
 
 
 def _counts(served: ServedBundle, rows: _Rows, was: Origins, found: float) -> Refreshed:
@@ -261,20 +262,16 @@ def _visitors(served: ServedBundle, rows: _Rows) -> Float16:
     return golden_vectors(served.encoder.step, rows.embeddings, histories, served.encoder.state_width)
 
 
-def _write_manifest(
-    served: ServedBundle, rows: _Rows, scorer: Mapping[str, object], told: Mapping[str, object], out: Path
-) -> str:
+def _manifest(served: ServedBundle, rows: _Rows, scorer: Mapping[str, object], out: Path) -> Manifest:
+    """Of the files in `out`, with what was said of quantization before."""
     old = served.manifest
-    (out / MANIFEST).unlink(missing_ok=True)
     step = open_step(out / "user_tower.onnx")
     histories = golden_histories(len(rows.shown))
-    manifest = replace(
+    return replace(
         old,
         items=len(rows.shown),
         showable=rows.showable,
         files=describe(out),
         scorer=dict(scorer),
-        quantization={**old.quantization, **told},
         golden=golden(step, rows.embeddings, histories, old.state_width, rows.showable),
     )
-    return write_manifest(out, manifest)

@@ -197,6 +197,9 @@ def renew(
     An index is built anew, if it still pays. One scale for all goes where a product has come that is so large
     that the others are no longer told apart, and does not come back before the next export.
     """
+    if scorer.get("kind") == "index":
+        write_scorer(out, embeddings, NBITS)
+        return choose(out, embeddings, vectors).scorer
     demands = Demands.of(vectors, embeddings)
     if scorer.get("kind") == "integer":
         write_scorer(out, embeddings, scorer)
@@ -204,8 +207,6 @@ def renew(
             return scorer
         _remove(out)
     write_scorer(out, embeddings, NBITS)
-    if scorer.get("kind") == "index":
-        return choose(out, embeddings, vectors).scorer
     return _widened(out, NBITS, demands)[0]
 
 
